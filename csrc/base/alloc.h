@@ -1,0 +1,18 @@
+/* The only door to the heap. Counts allocations, so tests can prove that a step makes none, and fails the n-th on demand. */
+#ifndef SS_BASE_ALLOC_H
+#define SS_BASE_ALLOC_H
+#include <stddef.h>
+#include <stdint.h>
+
+/* Zeroed memory aligned to 64 bytes, or NULL. count * size is checked for overflow. ss_free takes NULL. */
+void *ss_calloc(size_t count, size_t size);
+void ss_free(void *pointer);
+
+/* Allocations made since the program began. */
+uint64_t ss_alloc_count(void);
+/* The n-th allocation from now (1 = the next) and all after it fail; 0 switches this off. For tests. */
+void ss_alloc_fail_after(uint64_t n);
+/* Bytes held now. */
+uint64_t ss_alloc_bytes(void);
+
+#endif

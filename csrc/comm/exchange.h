@@ -1,0 +1,44 @@
+/* The exchange of gradients: reduce-scatter in lane order, and all-gather of what the owners made of it.
+ *
+ * The gradient arena is cut into buckets; each bucket is cut into one piece per rank, at multiples of 16 elements. The owner of a piece receives every rank's partials (blocks of the lane tree) and
+ * folds them with the program of base/lanes.h, so the result has the bits of the lane tree at any rank count. The caller updates its pieces (optimizer) and ss_exchange_gather sends the parameters out.
+ *
+ * Written as a state machine without blocking calls: post -> ready? -> fold -> gather -> done?, so a simulator can interleave 1,000 ranks in one thread, and a plan can overlap it with compute.
+ */
+#ifndef SS_COMM_EXCHANGE_H
+#define SS_COMM_EXCHANGE_H
+#include "base/lanes.h"
+#include "comm/transport.h"
+
+typedef struct ss_exchange ss_exchange;
+
+/* elements: length of the gradient vector. bucket_begin[buckets + 1]: cuts of it, multiples of 16, in the order in which buckets will be posted.
+ * lanes: V. All ranks give equal arguments. Allocates all it will need. most_blocks: the largest number of partials any rank will post.
+ * Memory: staging for (size - 1) * most_blocks pieces of each bucket. */
+ss_status ss_exchange_create(ss_transport *t, int64_t elements, const int64_t *bucket_begin, int buckets, int32_t lanes, ss_exchange **out, ss_error *err);
+void ss_exchange_free(ss_exchange *x);
+/* Bytes that create holds for staging and requests. */
+int64_t ss_exchange_bytes(const ss_exchange *x);
+
+/* Tells which lanes hold samples in the coming round (batch decides): every rank derives all ranks' blocks from it. */
+void ss_exchange_begin(ss_exchange *x, int64_t batch);
+/* Blocks that this rank owes in this round. */
+int ss_exchange_blocks(const ss_exchange *x);
+/* The piece of a bucket this rank owns: elements [*begin, *end). */
+void ss_exchange_piece(const ss_exchange *x, int bucket, int rank, int64_t *begin, int64_t *end);
+
+/* Bucket is complete on this rank. partials + j * block_stride is block j's whole gradient vector; it must stay untouched until the round ends. */
+ss_status ss_exchange_post(ss_exchange *x, int bucket, const float *partials, int64_t block_stride, ss_error *err);
+/* *ready: all partials of this rank's piece have arrived. */
+ss_status ss_exchange_poll(ss_exchange *x, int bucket, bool *ready, ss_error *err);
+/* Blocks until then. */
+ss_status ss_exchange_wait(ss_exchange *x, int bucket, ss_error *err);
+/* Folds elements [begin, end) of the own piece into out[begin..end) (out is indexed like the gradient vector). Splits freely over threads. */
+void ss_exchange_fold(const ss_exchange *x, int bucket, int64_t begin, int64_t end, float *out);
+/* Starts the all-gather of bucket: own piece of vector `data` goes out, the other pieces come in. */
+ss_status ss_exchange_gather(ss_exchange *x, int bucket, float *data, ss_error *err);
+/* *done: all gathers posted so far and all sends have completed; the round has ended. */
+ss_status ss_exchange_poll_end(ss_exchange *x, bool *done, ss_error *err);
+ss_status ss_exchange_end(ss_exchange *x, ss_error *err);
+
+#endif

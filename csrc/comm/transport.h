@@ -1,0 +1,40 @@
+/* The transport interface: point-to-point messages between ranks. Everything collective is built on it (comm/collective.h, comm/exchange.h).
+ *
+ * Nothing here allocates after creation: requests belong to the caller. Messages between two ranks with one tag arrive in order. A receive names its sender, tag and exact size.
+ */
+#ifndef SS_COMM_TRANSPORT_H
+#define SS_COMM_TRANSPORT_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/status.h"
+
+typedef struct ss_request {
+    uintptr_t word[4]; /* the transport's own; all zero: nothing pending */
+} ss_request;
+
+typedef struct ss_transport ss_transport;
+struct ss_transport {
+    const char *name; /* "self", "mpi", "sim" */
+    int rank, size;
+    double timeout; /* seconds that wait may take before it answers SS_ERR_RANK_FAILED and names the ranks that did not answer */
+    ss_status (*send)(ss_transport *t, const void *data, size_t bytes, int peer, int tag, ss_request *request, ss_error *err);
+    ss_status (*receive)(ss_transport *t, void *data, size_t bytes, int peer, int tag, ss_request *request, ss_error *err);
+    /* *done becomes true when the request has completed (then it is all zero). Drives progress. */
+    ss_status (*test)(ss_transport *t, ss_request *request, bool *done, ss_error *err);
+    /* Returns when all requests have completed, the timeout has passed, or the transport failed. peers[i] is the rank that request i belongs to. */
+    ss_status (*wait)(ss_transport *t, ss_request *requests, const int *peers, int count, ss_error *err);
+    void (*free)(ss_transport *t); /* NULL-safe through ss_transport_free */
+};
+
+/* Tags: the kind of traffic. */
+enum { SS_TAG_COLLECTIVE = 1, SS_TAG_STATUS = 2, SS_TAG_STAT = 3, SS_TAG_RESULT = 4, SS_TAG_GRADIENT = 16 /* + bucket */, SS_TAG_PARAMETER = 8192 /* + bucket */ };
+
+void ss_transport_free(ss_transport *t);
+
+/* One rank, no messages. */
+ss_status ss_transport_self(ss_transport **out, ss_error *err);
+/* Open MPI over a duplicate of a communicator. comm points to an MPI_Comm, or is NULL for MPI_COMM_WORLD. MPI must be initialised. */
+ss_status ss_transport_mpi(const void *comm, ss_transport **out, ss_error *err);
+
+#endif

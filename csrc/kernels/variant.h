@@ -1,0 +1,27 @@
+/* Kernels, operators and optimizers are compiled once for each variant: scalar, avx2, avx512, and operators also as f64.
+ *
+ * The build passes -DSS_VARIANT=avx512 and the like with the matching -m flags. `real` is float, or double in the f64 variant, which holds the naive references alone
+ * for finite differences. Names that leave a file carry the variant: SS_FN(matmul_run) is matmul_run_avx512.
+ * All variants give the same bits: no contraction (-ffp-contract=off), explicit fused multiply-adds, the same order of sums.
+ */
+#ifndef SS_KERNELS_VARIANT_H
+#define SS_KERNELS_VARIANT_H
+#include <math.h>
+
+#define SS_PASTE2(name, variant) name##_##variant
+#define SS_PASTE(name, variant) SS_PASTE2(name, variant)
+#define SS_FN(name) SS_PASTE(name, SS_VARIANT)
+
+#ifdef SS_F64
+typedef double real;
+static inline real fma_r(real a, real b, real c) { return fma(a, b, c); }
+#else
+typedef float real;
+static inline real fma_r(real a, real b, real c) { return __builtin_fmaf(a, b, c); }
+#endif
+
+/* NaN propagates: relu(NaN) is NaN, max(1, NaN) is NaN in either order. */
+static inline real max_r(real a, real b) { return a > b || a != a ? a : b; }
+static inline real min_r(real a, real b) { return a < b || a != a ? a : b; }
+
+#endif

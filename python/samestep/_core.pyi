@@ -1,0 +1,160 @@
+"""The C core. Everything numeric happens here; the Python around it gives names, defaults, docs and iteration."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+class CommError(RuntimeError): ...
+class RankFailed(CommError): ...
+class CheckpointError(RuntimeError): ...
+class NumericError(ArithmeticError): ...
+
+ORDER_VERSION: int
+
+def build_info() -> dict[str, Any]:
+    """version, order_version, isa, isas_available, cpu, mpi_version, blas, debug."""
+
+def operators() -> list[dict[str, Any]]:
+    """One dict an operator: name, doc, flags, attrs = [(name, kind, default, least, most, doc)]."""
+
+def optimizers() -> list[dict[str, Any]]:
+    """One dict an optimizer: name, doc, hypers = [(name, default, least, most, doc)]."""
+
+def fill_uniform(out: npt.NDArray[np.float32], seed: int, stream: int, low: float, high: float) -> None: ...
+def fill_normal(out: npt.NDArray[np.float32], seed: int, stream: int, mean: float, std: float) -> None: ...
+def permutation(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order of samples of an epoch: a function of (seed, epoch, count) alone."""
+
+def default_lanes(batch: int) -> int: ...
+def cpu_count() -> int: ...
+def alloc_count() -> int:
+    """Allocations the core has made so far (for tests)."""
+
+def alloc_fail_after(n: int) -> None:
+    """The n-th allocation from now and all after it fail; 0 switches this off (for tests)."""
+
+class Comm:
+    """A set of ranks. `Comm()` is the world: MPI under a launcher, else one rank. Refuses a launcher of another MPI (ValueError).
+    `Comm(handle)` takes the address of an MPI_Comm (mpi4py's `MPI._addressof(comm)`)."""
+
+    rank: int
+    size: int
+    timeout: float
+    def __init__(self, handle: int | None = None) -> None: ...
+    def barrier(self) -> None: ...
+    def broadcast(self, data: bytes | None, root: int = 0) -> bytes: ...
+    def allgather(self, data: bytes) -> list[bytes]: ...
+
+def mpi_abort(code: int) -> None:
+    """Ends all ranks of the job when MPI runs; returns otherwise."""
+
+def mpi_initialized() -> bool: ...
+
+class Graph:
+    """A traced network: values and the nodes that make them. The batch axis is never part of a shape."""
+
+    def input(self, name: str, shape: Sequence[int], dtype: str = "float32") -> int:
+        """A batched value that the caller feeds ("float32" or "int32"), in order of creation."""
+    def parameter(self, name: str, shape: Sequence[int], trainable: bool = True) -> int: ...
+    def buffer(self, name: str, shape: Sequence[int]) -> int: ...
+    def node(
+        self, op: str, inputs: Sequence[int | None], attrs: Mapping[str, float] | None = None, layer: str = ""
+    ) -> int:
+        """Adds a node and returns its output value. Shape errors raise ValueError and name the layer."""
+    def shape(self, value: int) -> tuple[int, ...]: ...
+    def batched(self, value: int) -> bool: ...
+    def dtype(self, value: int) -> str: ...
+    def output(self, value: int) -> None:
+        """Marks a value that Plan.forward returns."""
+    def result(self, value: int, name: str, weight: float = 1.0) -> None:
+        """Marks a loss or metric node's value as a result of a step, in order; the first loss is differentiated, weighted by `weight`."""
+    def nodes(self) -> list[dict[str, Any]]:
+        """number, op, layer, inputs, output, attrs."""
+
+class Model:
+    """The arena of parameters, buffers, gradients and optimizer state of a network."""
+
+    step: int
+    """Updates made so far."""
+    seed: int
+    def __init__(
+        self,
+        graph: Graph,
+        comm: Comm,
+        *,
+        optimizer: str | None = None,
+        hypers: Mapping[str, float] | None = None,
+        threads: int = 1,
+        pin: bool = False,
+        backend: str = "native",
+        isa: str | None = None,
+        seed: int = 0,
+    ) -> None: ...
+    threads: int
+    backend: str
+    isa: str
+    def names(self) -> list[str]:
+        """Parameters and buffers, in order of creation."""
+    def get(self, name: str) -> npt.NDArray[np.float32]:
+        """A read-only view of the arena."""
+    def set(self, name: str, value: npt.ArrayLike) -> None: ...
+    def broadcast(self) -> None:
+        """Rank 0's parameters, buffers, state and step reach every rank (collective)."""
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes, bits of parameters and buffers, and the order's version."""
+    def hyper(self, name: str) -> float: ...
+    def set_hyper(self, name: str, value: float) -> None:
+        """Takes effect at the next step; rank 0's values count."""
+    def slots(self) -> list[str]: ...
+    def get_slot(self, slot: str, name: str) -> npt.NDArray[np.float32]:
+        """A copy of an optimizer state of one parameter. Call gather_slots() first under MPI."""
+    def set_slot(self, slot: str, name: str, value: npt.ArrayLike) -> None: ...
+    def gather_slots(self) -> None:
+        """Each rank updates its share of the parameters and holds that share of the state; this completes it everywhere (collective)."""
+    def bytes(self) -> dict[str, int]: ...
+
+class Plan:
+    """Memory, lanes and the order of work for one graph and a largest batch."""
+
+    batch: int
+    lanes: int
+    lanes_at_once: int
+    training: bool
+    results: list[str]
+    def __init__(
+        self,
+        model: Model,
+        graph: Graph,
+        *,
+        batch: int,
+        training: bool,
+        lanes: int | None = None,
+        lanes_at_once: int | None = None,
+        gradients: bool = False,
+    ) -> None:
+        """training: forward, backward and update; otherwise forward alone, in inference mode. gradients: every rank keeps the whole gradient for
+        `gradient()` (one more all-gather a step under several ranks)."""
+    def rows(self, batch: int) -> tuple[int, int]:
+        """The rows of a global batch that this rank works on: [begin, end)."""
+    def step(
+        self, arrays: Sequence[Any], *, local: bool = False, batch: int | None = None, update: bool = True
+    ) -> npt.NDArray[np.float64]:
+        """One batch: (results, 2) of sums and denominators; the value of a result is their quotient. The GIL is released.
+        local: the arrays hold this rank's rows alone and `batch` gives the size of the global batch."""
+    def run(
+        self, arrays: Sequence[Any], order: npt.NDArray[np.int64] | None, *, batch: int, first: int = 0, steps: int
+    ) -> npt.NDArray[np.float64]:
+        """Steps `first` to `first + steps` over arrays in memory, batches cut from `order` (or from the rows as they lie): (steps, results, 2).
+        A loader thread gathers the next batch while the current one trains. Signals are checked between steps."""
+    def forward(self, arrays: Sequence[Any], *, training: bool = False) -> list[npt.NDArray[np.float32]]:
+        """The outputs of this rank's rows of the batch, one array an output."""
+    def gradient(self, name: str) -> npt.NDArray[np.float32]:
+        """A read-only view of the last step's gradient. Needs gradients=True, or a single rank."""
+    def explain(self) -> dict[str, Any]:
+        """Keys: instructions (list of dicts: index, pass, op, layer, shape, kernel, flops, bytes, offset, bucket, segment), memory (dict of bytes),
+        buckets (list), lanes, ranks, threads, lanes_at_once, sweeps, segments."""
+    def profile(self, on: bool) -> None:
+        """Measures each instruction from now on; explain() then carries seconds and calls."""
+    def bytes(self) -> dict[str, int]: ...
