@@ -12,30 +12,35 @@
 
 typedef struct ss_exchange ss_exchange;
 
-/* elements: length of the gradient vector. bucket_begin[buckets + 1]: cuts of it, multiples of 16, in the order in which buckets will be posted.
- * lanes: V. All ranks give equal arguments. Allocates all it will need. most_blocks: the largest number of partials any rank will post.
- * Memory: staging for (size - 1) * most_blocks pieces of each bucket. */
+/* elements: length of the gradient vector. bucket_begin[buckets + 1]: cuts of it from 0 to elements, multiples of 16 (the last may be any), in the order in which buckets
+ * will be posted. lanes: V. All ranks give equal arguments. Allocates all it will need, for every batch size: later calls allocate nothing.
+ * Memory: staging for every other rank's blocks of this rank's piece of each bucket, the requests, and tables of V entries.
+ * SS_ERR_VALUE: cuts that do not fit, more ranks than lanes, too many lanes or buckets. The transport must outlive the exchange. */
 ss_status ss_exchange_create(ss_transport *t, int64_t elements, const int64_t *bucket_begin, int buckets, int32_t lanes, ss_exchange **out, ss_error *err);
+/* Requests that are still pending after a failure are given up. NULL is allowed. Free it before the partials and the data of the round. */
 void ss_exchange_free(ss_exchange *x);
 /* Bytes that create holds for staging and requests. */
 int64_t ss_exchange_bytes(const ss_exchange *x);
 
-/* Tells which lanes hold samples in the coming round (batch decides): every rank derives all ranks' blocks from it. */
+/* Tells which lanes hold samples in the coming round (batch decides): every rank derives all ranks' blocks from it. The round before must have ended. */
 void ss_exchange_begin(ss_exchange *x, int64_t batch);
-/* Blocks that this rank owes in this round. */
+/* Blocks that this rank owes in this round; none when its lanes hold no samples. They are the blocks of ss_fold_plan over its lanes that hold samples, in order. */
 int ss_exchange_blocks(const ss_exchange *x);
 /* The piece of a bucket this rank owns: elements [*begin, *end). */
 void ss_exchange_piece(const ss_exchange *x, int bucket, int rank, int64_t *begin, int64_t *end);
 
-/* Bucket is complete on this rank. partials + j * block_stride is block j's whole gradient vector; it must stay untouched until the round ends. */
+/* Bucket is complete on this rank. partials + j * block_stride is block j's whole gradient vector; it must stay untouched until the round ends (but for the
+ * own piece, which is sent to nobody: a fold may overwrite it). Buckets are posted in any order, each once a round. After a failure only ss_exchange_free remains. */
 ss_status ss_exchange_post(ss_exchange *x, int bucket, const float *partials, int64_t block_stride, ss_error *err);
 /* *ready: all partials of this rank's piece have arrived. */
 ss_status ss_exchange_poll(ss_exchange *x, int bucket, bool *ready, ss_error *err);
 /* Blocks until then. */
 ss_status ss_exchange_wait(ss_exchange *x, int bucket, ss_error *err);
-/* Folds elements [begin, end) of the own piece into out[begin..end) (out is indexed like the gradient vector). Splits freely over threads. */
+/* Folds elements [begin, end) of the own piece into out[begin..end) (out is indexed like the gradient vector). Splits freely over threads.
+ * out may be the vector of one of the own blocks. Folds run in the floating-point mode of the kernels (the pool's flush-to-zero): elsewhere denormals would differ. */
 void ss_exchange_fold(const ss_exchange *x, int bucket, int64_t begin, int64_t end, float *out);
-/* Starts the all-gather of bucket: own piece of vector `data` goes out, the other pieces come in. */
+/* Starts the all-gather of bucket: own piece of vector `data` goes out, the other pieces come in. data must stay untouched until the
+ * round ends and must not overlap the partials, which may still be on their way out. */
 ss_status ss_exchange_gather(ss_exchange *x, int bucket, float *data, ss_error *err);
 /* *done: all gathers posted so far and all sends have completed; the round has ended. */
 ss_status ss_exchange_poll_end(ss_exchange *x, bool *done, ss_error *err);

@@ -17,13 +17,17 @@ typedef struct ss_transport ss_transport;
 struct ss_transport {
     const char *name; /* "self", "mpi", "sim" */
     int rank, size;
-    double timeout; /* seconds that wait may take before it answers SS_ERR_RANK_FAILED and names the ranks that did not answer */
+    double timeout; /* seconds that wait may take before it answers SS_ERR_RANK_FAILED and names the ranks that did not answer; 0: no limit */
     ss_status (*send)(ss_transport *t, const void *data, size_t bytes, int peer, int tag, ss_request *request, ss_error *err);
     ss_status (*receive)(ss_transport *t, void *data, size_t bytes, int peer, int tag, ss_request *request, ss_error *err);
     /* *done becomes true when the request has completed (then it is all zero). Drives progress. */
     ss_status (*test)(ss_transport *t, ss_request *request, bool *done, ss_error *err);
-    /* Returns when all requests have completed, the timeout has passed, or the transport failed. peers[i] is the rank that request i belongs to. */
+    /* Returns when all requests have completed, the timeout has passed, or the transport failed. peers[i] is the rank that request i belongs to.
+     * After a failure some requests are still pending: cancel them before their memory goes away. */
     ss_status (*wait)(ss_transport *t, ss_request *requests, const int *peers, int count, ss_error *err);
+    /* For the way out after a failure: gives a request up; it becomes all zero. True: the transport will not touch the request's memory again. False: a transfer
+     * that cannot be stopped may still read (send) or write (receive) it, so it must not be released. */
+    bool (*cancel)(ss_transport *t, ss_request *request);
     void (*free)(ss_transport *t); /* NULL-safe through ss_transport_free */
 };
 
@@ -31,10 +35,13 @@ struct ss_transport {
 enum { SS_TAG_COLLECTIVE = 1, SS_TAG_STATUS = 2, SS_TAG_STAT = 3, SS_TAG_RESULT = 4, SS_TAG_GRADIENT = 16 /* + bucket */, SS_TAG_PARAMETER = 8192 /* + bucket */ };
 
 void ss_transport_free(ss_transport *t);
+/* Cancels every pending request of the array; true when all of them let go of their memory. */
+bool ss_transport_cancel(ss_transport *t, ss_request *requests, int count);
 
 /* One rank, no messages. */
 ss_status ss_transport_self(ss_transport **out, ss_error *err);
-/* Open MPI over a duplicate of a communicator. comm points to an MPI_Comm, or is NULL for MPI_COMM_WORLD. MPI must be initialised. */
+/* Open MPI over a duplicate of a communicator. comm points to an MPI_Comm, or is NULL for MPI_COMM_WORLD. MPI must be initialised (comm/comm_mpi.h).
+ * Collective: every rank of comm calls it. The timeout begins at 600 seconds. */
 ss_status ss_transport_mpi(const void *comm, ss_transport **out, ss_error *err);
 
 #endif

@@ -92,6 +92,9 @@ typedef struct ss_kernels {
 /* NULL when this CPU cannot run it. */
 const ss_kernels *ss_kernels_for(ss_isa isa);
 
+/* One line about the BLAS library that is linked. */
+const char *ss_blas_description(void);
+
 extern const ss_kernels ss_kernels_scalar, ss_kernels_avx2, ss_kernels_avx512;
 
 #endif

@@ -37,7 +37,7 @@ typedef enum ss_role {
 typedef struct ss_infer {
     const double *attr;
     int n_in;
-    ss_shape in[SS_MAX_IN];
+    ss_shape in[SS_MAX_IN]; /* an absent optional input has rank -1 (in ss_call its in[] is NULL); absent inputs at the end may also be left out of n_in */
     ss_role role[SS_MAX_IN];
     ss_dtype dtype[SS_MAX_IN];
     /* answers */
@@ -70,7 +70,8 @@ typedef struct ss_call {
     void *scratch; /* scratch_bytes, shared by the threads and by the phases of one call; contents undefined on entry */
 
     void *lane_stat;             /* `stat` and `prepare` write: [fold->lanes][stat_len] (prepare: [fold->lanes][1]) */
-    void *stat;                  /* forward/backward read: [groups][stat_len], the joined statistic */
+    void *stat;                  /* forward/backward read: [groups][stat_len], the joined statistic.
+                                  * While stat(c, true) runs it still holds the forward statistic; backward() sees the joined backward one. Groups without samples have no entry */
     const int32_t *stat_group;   /* [fold->lanes] which group lane i belongs to */
     int stat_groups;
     double denominator;          /* losses: the joined result of `prepare`. In float it was summed in float. */

@@ -41,6 +41,7 @@ class Comm:
 
     rank: int
     size: int
+    name: str
     timeout: float
     def __init__(self, handle: int | None = None) -> None: ...
     def barrier(self) -> None: ...
@@ -51,6 +52,8 @@ def mpi_abort(code: int) -> None:
     """Ends all ranks of the job when MPI runs; returns otherwise."""
 
 def mpi_initialized() -> bool: ...
+def mpi_finalize() -> None:
+    """Ends MPI in good order, if this library started it."""
 
 class Graph:
     """A traced network: values and the nodes that make them. The batch axis is never part of a shape."""
@@ -95,6 +98,7 @@ class Model:
     threads: int
     backend: str
     isa: str
+    comm: Comm
     def names(self) -> list[str]:
         """Parameters and buffers, in order of creation."""
     def get(self, name: str) -> npt.NDArray[np.float32]:
@@ -109,10 +113,8 @@ class Model:
         """Takes effect at the next step; rank 0's values count."""
     def slots(self) -> list[str]: ...
     def get_slot(self, slot: str, name: str) -> npt.NDArray[np.float32]:
-        """A copy of an optimizer state of one parameter. Call gather_slots() first under MPI."""
+        """A copy of an optimizer state of one parameter. Call the plan's gather_slots() first under MPI."""
     def set_slot(self, slot: str, name: str, value: npt.ArrayLike) -> None: ...
-    def gather_slots(self) -> None:
-        """Each rank updates its share of the parameters and holds that share of the state; this completes it everywhere (collective)."""
     def bytes(self) -> dict[str, int]: ...
 
 class Plan:
@@ -122,6 +124,7 @@ class Plan:
     lanes: int
     lanes_at_once: int
     training: bool
+    model: Model
     results: list[str]
     def __init__(
         self,
@@ -133,8 +136,9 @@ class Plan:
         lanes: int | None = None,
         lanes_at_once: int | None = None,
         gradients: bool = False,
+        results: bool = True,
     ) -> None:
-        """training: forward, backward and update; otherwise forward alone, in inference mode. gradients: every rank keeps the whole gradient for
+        """training: forward, backward and update; otherwise forward alone, in inference mode. results=False leaves losses and metrics out. gradients: every rank keeps the whole gradient for
         `gradient()` (one more all-gather a step under several ranks)."""
     def rows(self, batch: int) -> tuple[int, int]:
         """The rows of a global batch that this rank works on: [begin, end)."""
@@ -148,10 +152,14 @@ class Plan:
     ) -> npt.NDArray[np.float64]:
         """Steps `first` to `first + steps` over arrays in memory, batches cut from `order` (or from the rows as they lie): (steps, results, 2).
         A loader thread gathers the next batch while the current one trains. Signals are checked between steps."""
-    def forward(self, arrays: Sequence[Any], *, training: bool = False) -> list[npt.NDArray[np.float32]]:
+    def forward(
+        self, arrays: Sequence[Any], *, local: bool = False, batch: int | None = None
+    ) -> list[npt.NDArray[np.float32]]:
         """The outputs of this rank's rows of the batch, one array an output."""
     def gradient(self, name: str) -> npt.NDArray[np.float32]:
         """A read-only view of the last step's gradient. Needs gradients=True, or a single rank."""
+    def gather_slots(self) -> None:
+        """Each rank updates its share of the parameters and holds that share of the optimizer's state; this completes it everywhere (collective)."""
     def explain(self) -> dict[str, Any]:
         """Keys: instructions (list of dicts: index, pass, op, layer, shape, kernel, flops, bytes, offset, bucket, segment), memory (dict of bytes),
         buckets (list), lanes, ranks, threads, lanes_at_once, sweeps, segments."""

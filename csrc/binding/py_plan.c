@@ -1,0 +1,507 @@
+#include "binding/binding.h"
+#include <string.h>
+#include <time.h>
+#include "base/alloc.h"
+
+enum {
+    SMALL_BATCH = 64 << 10, /* bytes below which handing a batch to the loader thread costs more than copying it */
+    SIGNAL_NANOSECONDS = 20000000
+};
+
+static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"model", "graph", "batch", "training", "lanes", "lanes_at_once", "gradients", "results", NULL};
+    model_object *model;
+    graph_object *graph;
+    PyObject *lanes = Py_None, *at_once = Py_None;
+    long long batch;
+    int training, gradients = 0, results = 1;
+    ss_error err;
+    binding_state *state = PyType_GetModuleState(type);
+    if (!state) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|$LpOOpp:Plan", names, state->model, &model, state->graph, &graph, &batch, &training, &lanes,
+                                     &at_once, &gradients, &results))
+        return NULL;
+    ss_options o = {.batch = batch, .training = training, .with_results = results, .gradients = gradients};
+    if (lanes != Py_None) {
+        o.lanes = (int)PyLong_AsLong(lanes);
+        if (PyErr_Occurred()) return NULL;
+        if (o.lanes < 1) return PyErr_Format(PyExc_ValueError, "lanes=%d must be at least 1", o.lanes);
+    }
+    if (at_once != Py_None) {
+        o.lanes_at_once = (int)PyLong_AsLong(at_once);
+        if (PyErr_Occurred()) return NULL;
+        if (o.lanes_at_once < 1) return PyErr_Format(PyExc_ValueError, "lanes_at_once=%d must be a power of two", o.lanes_at_once);
+    }
+    plan_object *self = (plan_object *)type->tp_alloc(type, 0);
+    if (!self) return NULL;
+    self->model = (model_object *)Py_NewRef((PyObject *)model);
+    self->graph = (graph_object *)Py_NewRef((PyObject *)graph);
+    const ss_graph *g = graph->graph;
+    self->wanted = ss_calloc((size_t)g->inputs + 1, sizeof *self->wanted);
+    if (!self->wanted) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    for (int v = 0; v < g->values; v++)
+        if (g->value[v].kind == SS_VALUE_INPUT) self->wanted[g->value[v].index] = g->value[v].dtype;
+    ss_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = ss_session_create(model->model, g, &o, &self->session, &err);
+    Py_END_ALLOW_THREADS
+    if (status != SS_OK) {
+        binding_raise(state, &err);
+        Py_DECREF(self);
+        return NULL;
+    }
+    graph->frozen = true;
+    return (PyObject *)self;
+}
+
+static void plan_dealloc(PyObject *object) {
+    plan_object *self = (plan_object *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    ss_loader_free(self->loader);
+    ss_session_free(self->session);
+    ss_free(self->wanted);
+    Py_XDECREF((PyObject *)self->graph);
+    Py_XDECREF((PyObject *)self->model);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static ss_session *session_of(PyObject *self) { return ((plan_object *)self)->session; }
+
+/* The arrays a call was given, as the loader reads them. */
+typedef struct arrays {
+    ss_array array[SS_MAX_RESULTS];
+    PyObject *keep[SS_MAX_RESULTS];
+    int count;
+    int64_t rows;
+} arrays;
+
+static void release(arrays *a) {
+    for (int k = 0; k < a->count; k++) Py_XDECREF(a->keep[k]);
+    a->count = 0;
+}
+
+static ss_status take_arrays(plan_object *self, PyObject *sequence, arrays *a, ss_error *err) {
+    const ss_graph *g = self->graph->graph;
+    ss_status status = SS_OK;
+    *a = (arrays){0};
+    PyObject *fast = PySequence_Fast(sequence, "");
+    if (!fast) {
+        PyErr_Clear();
+        return SS_FAIL(err, SS_ERR_DTYPE, "arrays must be a sequence of arrays");
+    }
+    if (PySequence_Fast_GET_SIZE(fast) != g->inputs || g->inputs > SS_MAX_RESULTS) {
+        status = SS_FAIL(err, SS_ERR_VALUE, "%lld arrays were given, but the graph has %d inputs", (long long)PySequence_Fast_GET_SIZE(fast), g->inputs);
+        goto done;
+    }
+    for (int v = 0; v < g->values && status == SS_OK; v++) {
+        const ss_value *value = &g->value[v];
+        if (value->kind != SS_VALUE_INPUT) continue;
+        int k = a->count;
+        status = binding_array(PySequence_Fast_GET_ITEM(fast, value->index), value->name, &value->shape, value->dtype, &a->array[k], &a->keep[k], err);
+        if (status != SS_OK) break;
+        a->count++;
+        if (k == 0) a->rows = a->array[0].rows;
+        else if (a->array[k].rows != a->rows)
+            status = SS_FAIL(err, SS_ERR_SHAPE, "%s has %lld rows, but %s has %lld", a->array[k].name, (long long)a->array[k].rows, a->array[0].name,
+                             (long long)a->rows);
+    }
+    if (status == SS_OK && a->rows == 0) status = SS_FAIL(err, SS_ERR_VALUE, "%s is empty: a batch needs at least one row", a->array[0].name);
+done:
+    Py_DECREF(fast);
+    return status;
+}
+
+static ss_status check_batch(const ss_session *s, int64_t batch, const char *what, ss_error *err) {
+    if (batch > s->schedule->most_batch)
+        return SS_FAIL(err, SS_ERR_VALUE, "%s: a batch of %lld is larger than the %lld the plan was compiled for (batch_size)", what, (long long)batch,
+                       (long long)s->schedule->most_batch);
+    return SS_OK;
+}
+
+/* Loads one batch into input set 0. A failure is returned, not raised: the other ranks must hear of it. */
+static ss_status load_one(plan_object *self, PyObject *sequence, bool local, long long given, int64_t *batch, ss_error *err) {
+    ss_session *s = self->session;
+    arrays a;
+    int64_t begin = 0, end = 0;
+    *batch = 1;
+    ss_status status = take_arrays(self, sequence, &a, err);
+    if (status != SS_OK) goto done;
+    if (local && given < 1) {
+        status = SS_FAIL(err, SS_ERR_VALUE, "local=True needs batch=, the size of the global batch");
+        goto done;
+    }
+    int64_t size = local ? given : a.rows;
+    if ((status = check_batch(s, size, a.array[0].name, err)) != SS_OK) goto done;
+    ss_session_rows(s, size, &begin, &end);
+    if (local && a.rows != end - begin) {
+        status = SS_FAIL(err, SS_ERR_SHAPE, "%s has %lld rows, but this rank's part of a batch of %lld is %lld rows: [%lld, %lld)", a.array[0].name,
+                         (long long)a.rows, (long long)size, (long long)(end - begin), (long long)begin, (long long)end);
+        goto done;
+    }
+    *batch = size;
+    Py_BEGIN_ALLOW_THREADS
+    for (int k = 0; k < a.count && status == SS_OK; k++)
+        status = ss_gather(&a.array[k], NULL, local ? 0 : begin, end - begin, self->wanted[k], s->input[0][k], err);
+    Py_END_ALLOW_THREADS
+done:
+    release(&a);
+    return status;
+}
+
+static PyObject *new_results(const ss_session *s, int64_t steps) {
+    npy_intp dims[3] = {steps, s->results, 2};
+    return steps < 0 ? PyArray_SimpleNew(2, dims + 1, NPY_DOUBLE) : PyArray_SimpleNew(3, dims, NPY_DOUBLE);
+}
+
+static PyObject *plan_step(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"arrays", "local", "batch", "update", NULL};
+    plan_object *self = (plan_object *)object;
+    PyObject *sequence, *given = Py_None;
+    int local = 0, update = 1;
+    int64_t batch;
+    ss_error err;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$pOp", names, &sequence, &local, &given, &update)) return NULL;
+    long long wanted = given == Py_None ? 0 : PyLong_AsLongLong(given);
+    if (PyErr_Occurred()) return NULL;
+    PyObject *results = new_results(self->session, -1);
+    if (!results) return NULL;
+    ss_model *m = self->model->model;
+    if (ss_model_enter(m, &err) != SS_OK) goto fail;
+    ss_status status = load_one(self, sequence, local, wanted, &batch, &err);
+    if (status == SS_OK || m->transport->size > 1) {
+        double *out = PyArray_DATA((PyArrayObject *)results);
+        Py_BEGIN_ALLOW_THREADS
+        status = ss_session_step(self->session, 0, batch, update, status, out, NULL, &err);
+        Py_END_ALLOW_THREADS
+    }
+    ss_model_leave(m);
+    if (status == SS_OK) return results;
+fail:
+    Py_DECREF(results);
+    return binding_raise(binding_state_of(object), &err);
+}
+
+static int64_t nanoseconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* The loop of `run`, with the GIL released; it is taken back now and then to look for signals. */
+static ss_status run_steps(plan_object *self, const ss_feed *feed, int64_t first, int64_t steps, ss_status local, double *out, bool *interrupted, ss_error *err) {
+    ss_session *s = self->session;
+    ss_status status = SS_OK;
+    bool shared = self->model->model->transport->size > 1;
+    int64_t bytes = 0, looked = nanoseconds();
+    for (int k = 0; k < feed->arrays; k++) bytes += s->input_bytes[k] * s->schedule->most_rows;
+    bool ahead = local == SS_OK && bytes >= SMALL_BATCH && steps > 1;
+    if (ahead && !self->loader) status = ss_loader_create(s, &self->loader, err);
+    if (status != SS_OK) return status;
+    PyThreadState *saved = PyEval_SaveThread();
+    if (ahead) ss_loader_start(self->loader, feed, first, steps);
+    for (int64_t k = 0; k < steps && status == SS_OK; k++) {
+        int64_t batch = 1;
+        int set = 0;
+        ss_status loaded = local;
+        if (local == SS_OK) loaded = ahead ? ss_loader_next(self->loader, &set, &batch, err) : ss_feed_load(feed, s, 0, first + k, &batch, err);
+        if (loaded != SS_OK) batch = 1;
+        status = loaded == SS_OK || shared ? ss_session_step(s, set, batch, s->training, loaded, out + k * 2 * s->results, NULL, err) : loaded;
+        if (status == SS_OK && nanoseconds() - looked > SIGNAL_NANOSECONDS) {
+            PyEval_RestoreThread(saved);
+            *interrupted = PyErr_CheckSignals() != 0;
+            saved = PyEval_SaveThread();
+            looked = nanoseconds();
+            if (*interrupted) break;
+        }
+    }
+    if (ahead) ss_loader_stop(self->loader);
+    PyEval_RestoreThread(saved);
+    return status;
+}
+
+static PyObject *plan_run(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"arrays", "order", "batch", "first", "steps", NULL};
+    plan_object *self = (plan_object *)object;
+    PyObject *sequence, *order = Py_None, *results = NULL;
+    PyArrayObject *indices = NULL;
+    long long batch, first = 0, steps = -1;
+    bool interrupted = false;
+    arrays a = {0};
+    ss_error err;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$LLL", names, &sequence, &order, &batch, &first, &steps)) return NULL;
+    if (order != Py_None) {
+        indices = (PyArrayObject *)PyArray_FROMANY(order, NPY_INT64, 1, 1, NPY_ARRAY_CARRAY_RO);
+        if (!indices) return NULL;
+    }
+    ss_model *m = self->model->model;
+    ss_status status = ss_model_enter(m, &err);
+    if (status != SS_OK) goto raise;
+    ss_feed feed = {.array = a.array, .wanted = self->wanted, .batch = batch};
+    ss_status local = take_arrays(self, sequence, &a, &err);
+    feed.arrays = a.count;
+    feed.count = indices ? PyArray_DIM(indices, 0) : a.rows;
+    feed.order = indices ? PyArray_DATA(indices) : NULL;
+    if (local == SS_OK && batch < 1) local = SS_FAIL(&err, SS_ERR_VALUE, "batch=%lld must be at least 1", batch);
+    if (local == SS_OK) local = check_batch(self->session, batch, "batch", &err);
+    if (local == SS_OK && (first < 0 || steps < 0 || (steps > 0 && (first + steps - 1) * batch >= feed.count)))
+        local = SS_FAIL(&err, SS_ERR_VALUE, "steps %lld to %lld of %lld reach beyond %lld samples", first, first + steps - 1, batch, (long long)feed.count);
+    status = local;
+    /* On a failure the other ranks are told in the first step that they were going to make. */
+    if (steps < 0 || (local != SS_OK && m->transport->size == 1)) {
+        if (local == SS_OK) status = SS_FAIL(&err, SS_ERR_VALUE, "steps is needed");
+    } else {
+        results = new_results(self->session, steps);
+        if (results) status = run_steps(self, &feed, first, steps, local, PyArray_DATA((PyArrayObject *)results), &interrupted, &err);
+    }
+    release(&a);
+    ss_model_leave(m);
+raise:
+    Py_XDECREF(indices);
+    if (status == SS_OK && !interrupted) return results;
+    Py_XDECREF(results);
+    if (!interrupted) binding_raise(binding_state_of(object), &err);
+    return NULL;
+}
+
+static PyObject *plan_forward(PyObject *object, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"arrays", "local", "batch", NULL};
+    plan_object *self = (plan_object *)object;
+    ss_session *s = self->session;
+    PyObject *sequence, *given = Py_None, *list = NULL;
+    int local = 0;
+    int64_t batch, begin, end;
+    ss_error err;
+    float *outputs[SS_MAX_RESULTS];
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$pO", names, &sequence, &local, &given)) return NULL;
+    long long wanted = given == Py_None ? 0 : PyLong_AsLongLong(given);
+    if (PyErr_Occurred()) return NULL;
+    const ss_program *p = s->program;
+    if (p->outputs == 0 || p->outputs > SS_MAX_RESULTS) return PyErr_Format(PyExc_ValueError, "this graph has %d outputs", p->outputs);
+    ss_model *m = self->model->model;
+    if (ss_model_enter(m, &err) != SS_OK) return binding_raise(binding_state_of(object), &err);
+    ss_status status = load_one(self, sequence, local, wanted, &batch, &err);
+    ss_session_rows(s, batch, &begin, &end);
+    if (status != SS_OK && m->transport->size == 1) goto done;
+    list = PyList_New(p->outputs);
+    for (int k = 0; list && k < p->outputs; k++) {
+        const ss_shape *shape = &p->lowered->value[p->lowered->output[k]].shape;
+        npy_intp dims[SS_MAX_RANK + 1] = {end - begin};
+        for (int d = 0; d < shape->rank; d++) dims[d + 1] = shape->dim[d];
+        PyObject *array = PyArray_SimpleNew(shape->rank + 1, dims, NPY_FLOAT);
+        if (!array) {
+            Py_CLEAR(list);
+            break;
+        }
+        outputs[k] = PyArray_DATA((PyArrayObject *)array);
+        PyList_SET_ITEM(list, k, array);
+    }
+    if (!list && status == SS_OK) {
+        PyErr_Clear();
+        status = SS_FAIL(&err, SS_ERR_MEMORY, "no memory for the outputs of %lld rows", (long long)(end - begin));
+        if (m->transport->size == 1) goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    status = ss_session_step(s, 0, batch, false, status, NULL, outputs, &err);
+    Py_END_ALLOW_THREADS
+done:
+    ss_model_leave(m);
+    if (status == SS_OK) return list;
+    Py_XDECREF(list);
+    return binding_raise(binding_state_of(object), &err);
+}
+
+static PyObject *plan_rows(PyObject *self, PyObject *arg) {
+    long long batch = PyLong_AsLongLong(arg);
+    int64_t begin, end;
+    if (batch == -1 && PyErr_Occurred()) return NULL;
+    if (batch < 1) return PyErr_Format(PyExc_ValueError, "batch=%lld must be at least 1", batch);
+    ss_session_rows(session_of(self), batch, &begin, &end);
+    return Py_BuildValue("(LL)", (long long)begin, (long long)end);
+}
+
+static PyObject *plan_gradient(PyObject *self, PyObject *name) {
+    ss_session *s = session_of(self);
+    const char *text = PyUnicode_AsUTF8(name);
+    if (!text) return NULL;
+    int k = ss_model_find(s->model, text);
+    if (k < 0 || !s->model->parameter[k].trainable) return PyErr_Format(PyExc_KeyError, "there is no trainable parameter '%s'", text);
+    const float *at = ss_session_gradient(s, k);
+    if (!at)
+        return PyErr_Format(PyExc_RuntimeError, s->training ? "under several ranks each keeps its share of the gradient: compile with gradients=True"
+                                                            : "this plan does not train");
+    npy_intp dims[SS_MAX_RANK];
+    const ss_shape *shape = &s->model->parameter[k].shape;
+    for (int d = 0; d < shape->rank; d++) dims[d] = shape->dim[d];
+    PyObject *array = PyArray_SimpleNewFromData(shape->rank, dims, NPY_FLOAT, (void *)at);
+    if (!array) return NULL;
+    PyArray_CLEARFLAGS((PyArrayObject *)array, NPY_ARRAY_WRITEABLE);
+    if (PyArray_SetBaseObject((PyArrayObject *)array, Py_NewRef(self)) < 0) Py_CLEAR(array);
+    return array;
+}
+
+static PyObject *plan_gather_slots(PyObject *self, PyObject *unused) {
+    (void)unused;
+    ss_session *s = session_of(self);
+    ss_error err;
+    ss_status status;
+    if (ss_model_enter(s->model, &err) != SS_OK) return binding_raise(binding_state_of(self), &err);
+    Py_BEGIN_ALLOW_THREADS
+    status = ss_session_gather_slots(s, &err);
+    Py_END_ALLOW_THREADS
+    ss_model_leave(s->model);
+    if (status != SS_OK) return binding_raise(binding_state_of(self), &err);
+    Py_RETURN_NONE;
+}
+
+static PyObject *plan_profile(PyObject *self, PyObject *on) {
+    int value = PyObject_IsTrue(on);
+    if (value < 0) return NULL;
+    ss_session *s = session_of(self);
+    s->profiling = value;
+    if (value) {
+        memset(s->seconds, 0, (size_t)s->program->instructions * sizeof *s->seconds);
+        memset(s->calls, 0, (size_t)s->program->instructions * sizeof *s->calls);
+        s->exchange_seconds = 0;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Appends `item` (a stolen reference) to the list; -1 on failure. */
+static int append(PyObject *list, PyObject *item) {
+    int failed = !item || PyList_Append(list, item);
+    Py_XDECREF(item);
+    return failed ? -1 : 0;
+}
+
+static PyObject *explain_instruction(const ss_session *s, int index) {
+    const ss_program *p = s->program;
+    const ss_instruction *i = &p->instruction[index];
+    ss_cost cost = {0};
+    char text[256];
+    if (i->op->cost && i->stage == SS_STAGE_RUN && !i->sum) {
+        i->op->cost(&i->call, i->backward, &cost);
+        if (i->backward) {
+            ss_cost forward = {0};
+            i->op->cost(&i->call, false, &forward);
+            cost.flops -= forward.flops;
+            cost.bytes -= forward.bytes;
+        }
+    }
+    long long offset = i->out.kind == SS_REF_BUFFER ? (long long)p->buffer[i->out.index].offset : -1;
+    for (int k = 0; i->backward && !i->sum && k < i->call.n_in; k++)
+        if (i->grad_in[k].kind == SS_REF_BUFFER) offset = (long long)p->buffer[i->grad_in[k].index].offset;
+    int bucket = -1;
+    for (int k = 0; k < p->slots; k++)
+        for (int b = 0; b < s->buckets; b++)
+            if (p->slot[k].instruction == index && s->slot_offset[k] >= s->bucket[b].begin && s->slot_offset[k] < s->bucket[b].end) bucket = b;
+    return Py_BuildValue("{s:i,s:s,s:s,s:s,s:s,s:s,s:d,s:d,s:L,s:i,s:i,s:d,s:K}", "index", index, "pass", i->backward ? "backward" : "forward", "op",
+                         i->sum ? "sum" : i->op->name, "stage", i->stage == SS_STAGE_STAT ? "statistic" : "run", "layer", i->layer, "shape",
+                         ss_shape_text(&i->call.out_shape[0], true, text, sizeof text), "flops", cost.flops, "bytes", cost.bytes, "offset", offset, "bucket",
+                         bucket, "segment", i->segment, "seconds", s->seconds[index], "calls", (unsigned long long)s->calls[index]);
+}
+
+static PyObject *plan_bytes(PyObject *self, PyObject *unused) {
+    (void)unused;
+    const ss_session *s = session_of(self);
+    long long inputs = 0;
+    for (int k = 0; k < s->inputs; k++) inputs += 2 * s->input_bytes[k] * s->schedule->most_rows;
+    return Py_BuildValue("{s:L,s:L,s:L,s:L,s:L,s:L}", "activations", (long long)s->program->activation_bytes, "scratch", (long long)s->program->scratch_bytes,
+                         "gradients", (long long)(s->training ? 4 * s->gradient_elements * s->schedule->most_blocks : 0), "inputs", inputs, "exchange",
+                         (long long)(s->exchange ? ss_exchange_bytes(s->exchange) : 0), "total",
+                         (long long)(ss_arena_bytes(s->arena) + (s->exchange ? ss_exchange_bytes(s->exchange) : 0)));
+}
+
+static PyObject *plan_explain(PyObject *self, PyObject *unused) {
+    (void)unused;
+    const ss_session *s = session_of(self);
+    const ss_schedule *w = s->schedule;
+    PyObject *instructions = PyList_New(0), *buckets = PyList_New(0), *memory = plan_bytes(self, NULL), *answer = NULL;
+    if (!instructions || !buckets || !memory) goto done;
+    for (int k = 0; k < s->program->instructions; k++)
+        if (append(instructions, explain_instruction(s, k))) goto done;
+    for (int b = 0; b < s->buckets; b++)
+        if (append(buckets, Py_BuildValue("{s:L,s:L,s:i}", "begin", (long long)s->bucket[b].begin, "end", (long long)s->bucket[b].end, "ready",
+                                          s->bucket[b].ready)))
+            goto done;
+    answer = Py_BuildValue("{s:O,s:O,s:O,s:i,s:i,s:i,s:i,s:i,s:i,s:L,s:s,s:s,s:s}", "instructions", instructions, "buckets", buckets, "memory", memory,
+                           "lanes", w->lanes, "ranks", w->ranks, "threads", s->model->threads, "lanes_at_once", w->lanes_at_once, "sweeps", w->sweeps,
+                           "segments", s->program->segments, "batch", (long long)w->most_batch, "isa", ss_isa_name(s->model->isa), "backend",
+                           s->model->backend == SS_BACKEND_OPENBLAS ? "openblas" : "native", "exchange",
+                           s->exchange ? "direct reduce-scatter in lane order, sharded update, all-gather" : "none (one rank)");
+done:
+    Py_XDECREF(instructions);
+    Py_XDECREF(buckets);
+    Py_XDECREF(memory);
+    return answer;
+}
+
+static PyObject *plan_results(PyObject *self, void *unused) {
+    (void)unused;
+    const ss_graph *g = ((plan_object *)self)->graph->graph;
+    PyObject *list = PyList_New(0);
+    for (int k = 0; list && k < session_of(self)->results; k++)
+        if (append(list, PyUnicode_FromString(g->result[k].name))) Py_CLEAR(list);
+    return list;
+}
+
+static PyObject *plan_batch(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(session_of(self)->schedule->most_batch);
+}
+
+static PyObject *plan_lanes(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLong(session_of(self)->schedule->lanes);
+}
+
+static PyObject *plan_at_once(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLong(session_of(self)->schedule->lanes_at_once);
+}
+
+static PyObject *plan_training(PyObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(session_of(self)->training);
+}
+
+static PyObject *plan_model(PyObject *self, void *unused) {
+    (void)unused;
+    return Py_NewRef((PyObject *)((plan_object *)self)->model);
+}
+
+static PyGetSetDef getset[] = {
+    {"results", plan_results, NULL, "Names of losses and metrics, in order.", NULL},
+    {"batch", plan_batch, NULL, "The largest global batch.", NULL},
+    {"lanes", plan_lanes, NULL, "Lanes of the global batch.", NULL},
+    {"lanes_at_once", plan_at_once, NULL, "Lanes of a sweep.", NULL},
+    {"training", plan_training, NULL, "Whether it trains.", NULL},
+    {"model", plan_model, NULL, "The model it works on.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef methods[] = {
+    {"rows", plan_rows, METH_O, "The rows of a global batch that this rank works on."},
+    {"step", (PyCFunction)(void (*)(void))plan_step, METH_VARARGS | METH_KEYWORDS, "One batch; sums and denominators of the results."},
+    {"run", (PyCFunction)(void (*)(void))plan_run, METH_VARARGS | METH_KEYWORDS, "Many steps over arrays in memory."},
+    {"forward", (PyCFunction)(void (*)(void))plan_forward, METH_VARARGS | METH_KEYWORDS, "The outputs of this rank's rows of a batch."},
+    {"gradient", plan_gradient, METH_O, "A read-only view of a gradient of the last step."},
+    {"gather_slots", plan_gather_slots, METH_NOARGS, "Completes the optimizer's state on every rank (collective)."},
+    {"explain", plan_explain, METH_NOARGS, "The plan as a dict."},
+    {"profile", plan_profile, METH_O, "Measures instructions from now on."},
+    {"bytes", plan_bytes, METH_NOARGS, "Memory by use."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, "Memory, lanes and the order of work for one graph and a largest batch."},
+    {Py_tp_new, plan_new},
+    {Py_tp_dealloc, plan_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, getset},
+    {0, NULL},
+};
+PyType_Spec plan_spec = {"samestep._core.Plan", sizeof(plan_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, slots};

@@ -1,0 +1,418 @@
+/* The exchange: gradients go straight from the partials to the owners of the pieces, one message per block and peer, without a copy; parameters come back the same way.
+ *
+ * All messages of a bucket from one rank to another have one tag and are posted in block order on both sides, so they need no other label, and a rank that is a round ahead does no harm.
+ * Pieces without elements cost no message. Everything is laid out at creation for a batch that fills all lanes: fewer lanes with samples never make more blocks.
+ */
+#include "comm/exchange.h"
+#include <assert.h>
+#include <string.h>
+#include "base/alloc.h"
+#include "base/shape.h"
+
+enum {
+    GRAIN = 16,                                            /* elements: pieces begin on cache lines */
+    CHUNK = 512,                                           /* elements that are folded at a time: the stack of sums stays in the first cache */
+    MOST_DEPTH = 12,                                       /* a tree over SS_MAX_LANES lanes keeps at most log2(SS_MAX_LANES) + 1 partials */
+    MOST_BUCKETS = SS_TAG_PARAMETER - SS_TAG_GRADIENT
+};
+
+/* Requests of one kind, completed from the front. */
+typedef struct flight {
+    ss_request *request;
+    int *peer;
+    int count, first; /* posted; completed without a gap */
+} flight;
+
+typedef struct bucket {
+    int64_t begin, end;         /* of the gradient vector */
+    int64_t own_begin, own_end; /* the piece of this rank */
+    float *staging;             /* (blocks of other ranks, own piece rounded up to GRAIN) */
+    const float *partials;      /* of the round, (own blocks, elements) at block_stride */
+    int64_t block_stride;
+    bool posted, gathered;
+    flight gradients_in, gradients_out, parameters;
+} bucket;
+
+struct ss_exchange {
+    ss_transport *t;
+    int rank, size, buckets;
+    int32_t lanes;
+    int64_t bytes;
+    bool failed; /* requests may be lost: nothing more can be exchanged */
+    bucket *bucket;
+    ss_request *request;
+    int *peer;
+    float *staging;
+    /* The round: the blocks of all ranks in order. */
+    int32_t planned;      /* lanes' pattern in the tables: min(batch, lanes) */
+    ss_span *lane;        /* [lanes] scratch */
+    ss_span *block;       /* [lanes] at most */
+    int32_t *adds;        /* [lanes] joins after each block */
+    int32_t *first_block; /* [size + 1] rank r owes blocks first_block[r] ... first_block[r + 1] - 1 */
+};
+
+/* ---- layout ---- */
+
+static void piece(int64_t begin, int64_t end, int rank, int size, int64_t *piece_begin, int64_t *piece_end) {
+    ss_split(end - begin, GRAIN, rank, size, piece_begin, piece_end);
+    *piece_begin += begin;
+    *piece_end += begin;
+}
+
+void ss_exchange_piece(const ss_exchange *x, int bucket, int rank, int64_t *begin, int64_t *end) {
+    assert(bucket >= 0 && bucket < x->buckets && rank >= 0 && rank < x->size);
+    piece(x->bucket[bucket].begin, x->bucket[bucket].end, rank, x->size, begin, end);
+}
+
+static int64_t row_length(const bucket *b) { return ss_round_up(b->own_end - b->own_begin, GRAIN); }
+
+static int own_blocks(const ss_exchange *x) { return x->first_block[x->rank + 1] - x->first_block[x->rank]; }
+static int other_blocks(const ss_exchange *x) { return x->first_block[x->size] - own_blocks(x); }
+
+/* Fills the tables of the round. */
+static void plan_round(ss_exchange *x, int64_t batch) {
+    int total = 0;
+    for (int r = 0; r < x->size; r++) {
+        ss_span run = ss_rank_lanes(r, x->size, x->lanes);
+        int count = 0;
+        for (int32_t v = run.lo; v < run.hi; v++)
+            if (ss_lane_begin(v, x->lanes, batch) < ss_lane_begin(v + 1, x->lanes, batch)) x->lane[count++] = (ss_span){v, v + 1};
+        x->first_block[r] = total;
+        if (count) total += ss_fold_plan(x->lanes, run, x->lane, count, NULL, x->block + total, NULL);
+    }
+    x->first_block[x->size] = total;
+    int depth = 0;
+    if (total) {
+        int left = ss_fold_plan(x->lanes, (ss_span){0, x->lanes}, x->block, total, x->adds, NULL, &depth);
+        assert(left == 1 && depth <= MOST_DEPTH);
+        (void)left;
+    }
+    x->planned = (int32_t)ss_min(batch, x->lanes);
+}
+
+/* Peers whose piece of the bucket has elements. */
+static int owners_apart(const ss_exchange *x, int index) {
+    int owners = 0;
+    for (int r = 0; r < x->size; r++) {
+        int64_t begin, end;
+        ss_exchange_piece(x, index, r, &begin, &end);
+        if (r != x->rank && begin < end) owners++;
+    }
+    return owners;
+}
+
+static ss_status check(const ss_transport *t, int64_t elements, const int64_t *cut, int buckets, int32_t lanes, ss_error *err) {
+    if (lanes < 1 || lanes > SS_MAX_LANES) return SS_FAIL(err, SS_ERR_VALUE, "lanes=%d: must be between 1 and %d", (int)lanes, SS_MAX_LANES);
+    if (t->size > lanes)
+        return SS_FAIL(err, SS_ERR_VALUE, "%d ranks but %d lanes: every rank needs a lane; set lanes to at least %d or start fewer ranks", t->size, (int)lanes, t->size);
+    if (buckets < 0 || buckets > MOST_BUCKETS) return SS_FAIL(err, SS_ERR_VALUE, "%d buckets: at most %d", buckets, MOST_BUCKETS);
+    bool fits = elements >= 0 && cut[0] == 0 && cut[buckets] == elements;
+    for (int i = 0; i < buckets && fits; i++) fits = cut[i] <= cut[i + 1] && cut[i] % GRAIN == 0;
+    if (!fits) return SS_FAIL(err, SS_ERR_VALUE, "bucket cuts must rise from 0 to %lld in multiples of %d", (long long)elements, GRAIN);
+    return SS_OK;
+}
+
+/* ss_calloc that keeps the account of the exchange; count 0 gives NULL and success. */
+static ss_status take(ss_exchange *x, int64_t count, size_t item, void *out, ss_error *err) {
+    int64_t bytes;
+    void *memory = NULL;
+    bool fits = ss_mul(count, (int64_t)item, &bytes);
+    if (fits && count > 0) memory = ss_calloc((size_t)count, item);
+    if (!fits || (count > 0 && !memory))
+        return SS_FAIL(err, SS_ERR_MEMORY, "the exchange of gradients needs %lld times %zu bytes", (long long)count, item);
+    x->bytes += bytes;
+    memcpy(out, &memory, sizeof memory);
+    return SS_OK;
+}
+
+/* Hands the next `count` requests to a flight. */
+static flight board(ss_exchange *x, int64_t *used, int64_t count) {
+    flight f = {.request = x->request + *used, .peer = x->peer + *used};
+    *used += count;
+    return f;
+}
+
+ss_status ss_exchange_create(ss_transport *t, int64_t elements, const int64_t *bucket_begin, int buckets, int32_t lanes, ss_exchange **out, ss_error *err) {
+    ss_status status = check(t, elements, bucket_begin, buckets, lanes, err);
+    if (status != SS_OK) return status;
+    ss_exchange *x = ss_calloc(1, sizeof *x);
+    if (!x) return SS_FAIL(err, SS_ERR_MEMORY, "no memory for an exchange of gradients");
+    x->t = t;
+    x->rank = t->rank;
+    x->size = t->size;
+    x->lanes = lanes;
+    SS_TRY(take(x, buckets, sizeof *x->bucket, &x->bucket, err));
+    SS_TRY(take(x, lanes, sizeof *x->lane, &x->lane, err));
+    SS_TRY(take(x, lanes, sizeof *x->block, &x->block, err));
+    SS_TRY(take(x, lanes, sizeof *x->adds, &x->adds, err));
+    SS_TRY(take(x, (int64_t)t->size + 1, sizeof *x->first_block, &x->first_block, err));
+    x->buckets = buckets;
+    plan_round(x, lanes); /* all lanes hold samples: the most blocks that can be */
+
+    int64_t requests = 0, staged = 0;
+    for (int i = 0; i < buckets; i++) {
+        bucket *b = &x->bucket[i];
+        b->begin = bucket_begin[i];
+        b->end = bucket_begin[i + 1];
+        ss_exchange_piece(x, i, x->rank, &b->own_begin, &b->own_end);
+        bool owner = b->own_begin < b->own_end;
+        int owners = owners_apart(x, i);
+        int64_t rows;
+        if (!ss_mul(row_length(b), other_blocks(x), &rows) || !ss_add(staged, rows, &staged))
+            SS_TRY(SS_FAIL(err, SS_ERR_MEMORY, "the exchange of %lld gradients overflows", (long long)elements));
+        requests += (owner ? other_blocks(x) : 0) + (int64_t)owners * own_blocks(x) + (owner ? x->size - 1 : 0) + owners;
+    }
+    SS_TRY(take(x, requests, sizeof *x->request, &x->request, err));
+    SS_TRY(take(x, requests, sizeof *x->peer, &x->peer, err));
+    SS_TRY(take(x, staged, sizeof *x->staging, &x->staging, err));
+
+    int64_t used = 0;
+    float *row = x->staging;
+    for (int i = 0; i < buckets; i++) {
+        bucket *b = &x->bucket[i];
+        bool owner = b->own_begin < b->own_end;
+        int owners = owners_apart(x, i);
+        b->staging = row;
+        if (row) row += row_length(b) * other_blocks(x);
+        b->gradients_in = board(x, &used, owner ? other_blocks(x) : 0);
+        b->gradients_out = board(x, &used, (int64_t)owners * own_blocks(x));
+        b->parameters = board(x, &used, (owner ? x->size - 1 : 0) + owners);
+    }
+    assert(used == requests);
+    *out = x;
+done:
+    if (status != SS_OK) ss_exchange_free(x);
+    return status;
+}
+
+void ss_exchange_free(ss_exchange *x) {
+    if (!x) return;
+    bool released = true;
+    for (int i = 0; i < x->buckets; i++) {
+        bucket *b = &x->bucket[i];
+        flight *all[] = {&b->gradients_in, &b->gradients_out, &b->parameters};
+        for (int k = 0; k < 3; k++) {
+            flight *f = all[k];
+            bool gone = f->count == f->first || ss_transport_cancel(x->t, f->request + f->first, f->count - f->first);
+            if (f == &b->gradients_in && !gone) released = false;
+        }
+    }
+    if (released) ss_free(x->staging); /* else a transfer may still write there: a leak is better than a torn heap */
+    ss_free(x->peer);
+    ss_free(x->request);
+    ss_free(x->first_block);
+    ss_free(x->adds);
+    ss_free(x->block);
+    ss_free(x->lane);
+    ss_free(x->bucket);
+    ss_free(x);
+}
+
+int64_t ss_exchange_bytes(const ss_exchange *x) { return x->bytes; }
+int ss_exchange_blocks(const ss_exchange *x) { return own_blocks(x); }
+
+/* ---- a round ---- */
+
+static bool under_way(const flight *f) { return f->first < f->count; }
+
+void ss_exchange_begin(ss_exchange *x, int64_t batch) {
+    assert(batch >= 0);
+    for (int i = 0; i < x->buckets; i++) {
+        bucket *b = &x->bucket[i];
+        if (under_way(&b->gradients_in) || under_way(&b->gradients_out) || under_way(&b->parameters)) {
+            x->failed = true; /* the next post says so: this function cannot */
+            return;
+        }
+    }
+    for (int i = 0; i < x->buckets; i++) {
+        bucket *b = &x->bucket[i];
+        b->posted = b->gathered = false;
+        b->partials = NULL;
+        b->gradients_in.count = b->gradients_in.first = 0;
+        b->gradients_out.count = b->gradients_out.first = 0;
+        b->parameters.count = b->parameters.first = 0;
+    }
+    if (x->planned != (int32_t)ss_min(batch, x->lanes)) plan_round(x, batch);
+}
+
+static ss_status usable(const ss_exchange *x, ss_error *err) {
+    if (x->failed) return SS_FAIL(err, SS_ERR_STATE, "the exchange of gradients failed earlier, or a round began before the last had ended");
+    return SS_OK;
+}
+
+static ss_status start_send(ss_exchange *x, flight *f, const float *data, int64_t count, int peer, int tag, ss_error *err) {
+    ss_status status = x->t->send(x->t, data, (size_t)count * sizeof *data, peer, tag, &f->request[f->count], err);
+    if (status == SS_OK) f->peer[f->count++] = peer;
+    else x->failed = true;
+    return status;
+}
+
+static ss_status start_receive(ss_exchange *x, flight *f, float *data, int64_t count, int peer, int tag, ss_error *err) {
+    ss_status status = x->t->receive(x->t, data, (size_t)count * sizeof *data, peer, tag, &f->request[f->count], err);
+    if (status == SS_OK) f->peer[f->count++] = peer;
+    else x->failed = true;
+    return status;
+}
+
+/* Row of staging of a block, counted over all ranks, that is not an own one. */
+static int64_t staging_row(const ss_exchange *x, int block) { return block < x->first_block[x->rank] ? block : block - own_blocks(x); }
+
+ss_status ss_exchange_post(ss_exchange *x, int index, const float *partials, int64_t block_stride, ss_error *err) {
+    assert(index >= 0 && index < x->buckets);
+    bucket *b = &x->bucket[index];
+    ss_status status = usable(x, err);
+    if (status != SS_OK) return status;
+    if (b->posted) return SS_FAIL(err, SS_ERR_STATE, "bucket %d was posted twice in a round", index);
+    assert(partials || own_blocks(x) == 0);
+    b->posted = true;
+    b->partials = partials;
+    b->block_stride = block_stride;
+    int tag = SS_TAG_GRADIENT + index;
+    int64_t length = b->own_end - b->own_begin;
+    /* Ranks begin with different peers, so that nobody is everybody's first. */
+    for (int i = 1; i < x->size && length > 0; i++) {
+        int from = (x->rank - i + x->size) % x->size;
+        for (int g = x->first_block[from]; g < x->first_block[from + 1]; g++)
+            SS_TRY(start_receive(x, &b->gradients_in, b->staging + staging_row(x, g) * row_length(b), length, from, tag, err));
+    }
+    for (int i = 1; i < x->size; i++) {
+        int to = (x->rank + i) % x->size;
+        int64_t begin, end;
+        ss_exchange_piece(x, index, to, &begin, &end);
+        for (int j = 0; j < own_blocks(x) && begin < end; j++)
+            SS_TRY(start_send(x, &b->gradients_out, partials + j * block_stride + begin, end - begin, to, tag, err));
+    }
+done:
+    return status;
+}
+
+/* Tests from the front and stops at the first that is still under way: each request is asked about once, and one more time per call. */
+static ss_status advance(ss_exchange *x, flight *f, bool *done, ss_error *err) {
+    *done = true;
+    while (f->first < f->count) {
+        ss_status status = x->t->test(x->t, &f->request[f->first], done, err);
+        if (status != SS_OK) {
+            x->failed = true;
+            return status;
+        }
+        if (!*done) return SS_OK;
+        f->first++;
+    }
+    return SS_OK;
+}
+
+static ss_status finish(ss_exchange *x, flight *f, ss_error *err) {
+    if (!under_way(f)) return SS_OK;
+    ss_status status = x->t->wait(x->t, f->request + f->first, f->peer + f->first, f->count - f->first, err);
+    if (status == SS_OK) f->first = f->count;
+    else x->failed = true;
+    return status;
+}
+
+static ss_status check_posted(const ss_exchange *x, int index, ss_error *err) {
+    assert(index >= 0 && index < x->buckets);
+    ss_status status = usable(x, err);
+    if (status == SS_OK && !x->bucket[index].posted) status = SS_FAIL(err, SS_ERR_STATE, "bucket %d has not been posted in this round", index);
+    return status;
+}
+
+ss_status ss_exchange_poll(ss_exchange *x, int index, bool *ready, ss_error *err) {
+    ss_status status = check_posted(x, index, err);
+    bool done = false;
+    if (status == SS_OK) status = advance(x, &x->bucket[index].gradients_in, &done, err);
+    if (status == SS_OK) *ready = done;
+    return status;
+}
+
+ss_status ss_exchange_wait(ss_exchange *x, int index, ss_error *err) {
+    ss_status status = check_posted(x, index, err);
+    return status == SS_OK ? finish(x, &x->bucket[index].gradients_in, err) : status;
+}
+
+static const float *leaf(const ss_exchange *x, const bucket *b, int block, int64_t at) {
+    int own = x->first_block[x->rank];
+    if (block >= own && block < own + own_blocks(x)) return b->partials + (block - own) * b->block_stride + at;
+    return b->staging + staging_row(x, block) * row_length(b) + (at - b->own_begin);
+}
+
+static void add(float *into, const float *left, const float *right, int64_t n) {
+    for (int64_t i = 0; i < n; i++) into[i] = left[i] + right[i];
+}
+
+void ss_exchange_fold(const ss_exchange *x, int index, int64_t begin, int64_t end, float *out) {
+    assert(index >= 0 && index < x->buckets);
+    const bucket *b = &x->bucket[index];
+    assert(b->posted && !under_way(&b->gradients_in));
+    assert(begin >= end || (begin >= b->own_begin && end <= b->own_end));
+    int total = x->first_block[x->size];
+    float sum[MOST_DEPTH][CHUNK];
+    const float *stack[MOST_DEPTH]; /* leaves are read where they lie; sums live in `sum`, at the height where they stand */
+    for (int64_t at = begin; at < end; at += CHUNK) {
+        int64_t n = ss_min(CHUNK, end - at);
+        int height = 0;
+        if (total == 0) {
+            memset(out + at, 0, (size_t)n * sizeof *out);
+            continue;
+        }
+        for (int g = 0; g < total; g++) {
+            stack[height++] = leaf(x, b, g, at);
+            for (int32_t joins = x->adds[g]; joins > 0; joins--, height--) {
+                /* Only the very last sum is written to out, which may be a leaf. */
+                float *into = g == total - 1 && joins == 1 ? out + at : sum[height - 2];
+                add(into, stack[height - 2], stack[height - 1], n);
+                stack[height - 2] = into;
+            }
+        }
+        assert(height == 1);
+        if (stack[0] != out + at) memmove(out + at, stack[0], (size_t)n * sizeof *out);
+    }
+}
+
+ss_status ss_exchange_gather(ss_exchange *x, int index, float *data, ss_error *err) {
+    assert(index >= 0 && index < x->buckets);
+    bucket *b = &x->bucket[index];
+    ss_status status = usable(x, err);
+    if (status != SS_OK) return status;
+    if (b->gathered) return SS_FAIL(err, SS_ERR_STATE, "bucket %d was gathered twice in a round", index);
+    b->gathered = true;
+    int tag = SS_TAG_PARAMETER + index;
+    for (int i = 1; i < x->size; i++) {
+        int from = (x->rank - i + x->size) % x->size;
+        int64_t begin, end;
+        ss_exchange_piece(x, index, from, &begin, &end);
+        if (begin < end) SS_TRY(start_receive(x, &b->parameters, data + begin, end - begin, from, tag, err));
+    }
+    for (int i = 1; i < x->size && b->own_begin < b->own_end; i++)
+        SS_TRY(start_send(x, &b->parameters, data + b->own_begin, b->own_end - b->own_begin, (x->rank + i) % x->size, tag, err));
+done:
+    return status;
+}
+
+ss_status ss_exchange_poll_end(ss_exchange *x, bool *done, ss_error *err) {
+    ss_status status = usable(x, err);
+    if (status != SS_OK) return status;
+    bool all = true;
+    for (int i = 0; i < x->buckets && all; i++) {
+        bucket *b = &x->bucket[i];
+        flight *flights[] = {&b->gradients_in, &b->gradients_out, &b->parameters};
+        for (int k = 0; k < 3 && all; k++) {
+            status = advance(x, flights[k], &all, err);
+            if (status != SS_OK) return status;
+        }
+    }
+    *done = all;
+    return SS_OK;
+}
+
+ss_status ss_exchange_end(ss_exchange *x, ss_error *err) {
+    ss_status status = usable(x, err);
+    if (status != SS_OK) return status;
+    for (int i = 0; i < x->buckets; i++) {
+        bucket *b = &x->bucket[i];
+        SS_TRY(finish(x, &b->gradients_in, err));
+        SS_TRY(finish(x, &b->gradients_out, err));
+        SS_TRY(finish(x, &b->parameters, err));
+    }
+done:
+    return status;
+}

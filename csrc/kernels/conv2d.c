@@ -1,0 +1,399 @@
+/* 2-d convolution, native backend: direct, channels last, without im2col.
+ *
+ * All three passes are matrix products whose left operand is an image read through tables of offsets (conv2d_tile.h). A sample whose taps reach outside is first
+ * copied into a buffer with a border of zeros, one buffer a thread; others are read in place.
+ *
+ *   forward          rows: output positions             steps: (kh, kw, c)      B: weight, packed
+ *   gradient of x    rows: positions of x of one class  steps: (kh, kw, o)      B: weight, packed by classes
+ *   gradient of w    rows: (kh, kw, c)                  steps: positions        B: gradient of y, in place
+ *
+ * With a stride s the positions of x fall into s*s classes by (h + pad) mod s; each class meets its own taps and no others, so nothing is multiplied by the zeros
+ * between the outputs. Small images are taken several samples at a time (conv_map.samples), which fills the tiles.
+ */
+#include "kernels/conv2d_blas.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/shape.h"
+#include "kernels/conv2d_naive.h"
+#include "kernels/conv2d_tile.h"
+#include "kernels/internal.h"
+
+#ifdef SS_CONV_VECTOR
+
+/* Output positions, or steps of a weight gradient, that are worked on together: their operands stay in the first-level cache. */
+enum { BLOCK_ROWS = 96, BLOCK_STEPS = 256, CHUNK_POSITIONS = 64 };
+
+/* Positions and steps of a class: ranges of a sample's positions and of the steps. */
+typedef struct conv_class {
+    int64_t row_begin, row_end, step_begin, step_end;
+} conv_class;
+
+/* A pass that maps a source image to a destination image. Offsets `at_*` are in floats from the start of the scratch. */
+typedef struct conv_map {
+    int64_t source_h, source_w, source_c, dest_c, group_source, group_dest; /* of one sample, channels of all groups and of one */
+    int64_t first_h, first_w, padded_h, padded_w; /* the part of the source that taps reach, from (first_h, first_w) on; may stick out */
+    bool copied;
+    int64_t row_step;   /* floats between image rows of what the tables point into */
+    int64_t sample_step; /* floats between its samples */
+    int64_t source_size, dest_size, rows, steps, samples, classes;
+    int64_t at_class, at_row, at_out, at_step, at_packed, at_buffer, buffer, end;
+} conv_map;
+
+static int64_t take(int64_t *at, int64_t floats) {
+    int64_t begin = *at;
+    *at = ss_round_up(begin + floats, 16);
+    return begin;
+}
+
+static int64_t vector_round(int64_t n) { return ss_round_up(n, VEC_WIDTH); }
+
+/* Lays out the tables from `at` on; weights are packed and buffers kept only where the pass needs them. */
+static void map_layout(conv_map *m, const ss_conv2d *p, int64_t at, bool packed, int threads) {
+    m->source_size = m->source_h * m->source_w * m->source_c;
+    m->copied = m->first_h < 0 || m->first_w < 0 || m->first_h + m->padded_h > m->source_h || m->first_w + m->padded_w > m->source_w;
+    m->row_step = (m->copied ? m->padded_w : m->source_w) * m->source_c;
+    m->sample_step = m->copied ? m->padded_h * m->row_step : m->source_size;
+    m->samples = m->rows >= CHUNK_POSITIONS ? 1 : (CHUNK_POSITIONS + m->rows - 1) / m->rows;
+    m->steps = p->kernel_h * p->kernel_w * m->group_source;
+    const int64_t words = sizeof(int64_t) / sizeof(float);
+    m->at_class = take(&at, m->classes * 4 * words);
+    m->at_row = take(&at, m->rows * m->samples * words);
+    m->at_out = take(&at, m->rows * m->samples * words);
+    m->at_step = take(&at, m->steps * words);
+    m->at_packed = take(&at, packed ? p->groups * m->steps * vector_round(m->group_dest) : 0);
+    m->buffer = m->copied ? ss_round_up(m->samples * m->sample_step, 16) : 0;
+    m->at_buffer = take(&at, m->buffer * threads);
+    m->end = at;
+}
+
+static conv_map map_forward(const ss_conv2d *p, int64_t at, bool packed, int threads) {
+    conv_map m = {.source_h = p->height, .source_w = p->width, .source_c = p->channels, .dest_c = p->out_channels};
+    m.group_source = p->channels / p->groups;
+    m.group_dest = p->out_channels / p->groups;
+    m.first_h = -p->pad_h;
+    m.first_w = -p->pad_w;
+    m.padded_h = (p->out_height - 1) * p->stride_h + (p->kernel_h - 1) * p->dilation_h + 1;
+    m.padded_w = (p->out_width - 1) * p->stride_w + (p->kernel_w - 1) * p->dilation_w + 1;
+    m.rows = p->out_height * p->out_width;
+    m.dest_size = m.rows * m.dest_c;
+    m.classes = 1;
+    map_layout(&m, p, at, packed, threads);
+    return m;
+}
+
+static conv_map map_grad_x(const ss_conv2d *p, int64_t at, int threads) {
+    conv_map m = {.source_h = p->out_height, .source_w = p->out_width, .source_c = p->out_channels, .dest_c = p->channels};
+    m.group_source = p->out_channels / p->groups;
+    m.group_dest = p->channels / p->groups;
+    /* Position h of x meets output (h + pad) / s - kh*d / s, both divisions rounded down. */
+    m.first_h = p->pad_h / p->stride_h - (p->kernel_h - 1) * p->dilation_h / p->stride_h;
+    m.first_w = p->pad_w / p->stride_w - (p->kernel_w - 1) * p->dilation_w / p->stride_w;
+    m.padded_h = (p->pad_h + p->height - 1) / p->stride_h - m.first_h + 1;
+    m.padded_w = (p->pad_w + p->width - 1) / p->stride_w - m.first_w + 1;
+    m.rows = p->height * p->width;
+    m.dest_size = m.rows * m.dest_c;
+    m.classes = p->stride_h * p->stride_w;
+    map_layout(&m, p, at, true, threads);
+    return m;
+}
+
+/* Offset of image row h, column w (coordinates of the source) in what the tables point into. */
+static int64_t map_offset(const conv_map *m, int64_t h, int64_t w) {
+    return m->copied ? (h - m->first_h) * m->row_step + (w - m->first_w) * m->source_c : h * m->row_step + w * m->source_c;
+}
+
+static void fill_forward(const ss_conv2d *p, const conv_map *m) {
+    int64_t *row = (int64_t *)(p->scratch + m->at_row), *out = (int64_t *)(p->scratch + m->at_out), *step = (int64_t *)(p->scratch + m->at_step);
+    *(conv_class *)(p->scratch + m->at_class) = (conv_class){0, m->rows, 0, m->steps};
+    for (int64_t n = 0; n < m->samples; n++)
+        for (int64_t oh = 0; oh < p->out_height; oh++)
+            for (int64_t ow = 0; ow < p->out_width; ow++) {
+                *row++ = n * m->sample_step + map_offset(m, oh * p->stride_h - p->pad_h, ow * p->stride_w - p->pad_w);
+                *out++ = n * m->dest_size + (oh * p->out_width + ow) * m->dest_c;
+            }
+    for (int64_t kh = 0; kh < p->kernel_h; kh++)
+        for (int64_t kw = 0; kw < p->kernel_w; kw++)
+            for (int64_t c = 0; c < m->group_source; c++) *step++ = kh * p->dilation_h * m->row_step + kw * p->dilation_w * m->source_c + c;
+}
+
+/* The first position h >= 0 of x with (h + pad) mod s = remainder. */
+static int64_t class_first(int64_t remainder, int64_t pad, int64_t stride) { return (remainder + stride - pad % stride) % stride; }
+
+static void fill_grad_x(const ss_conv2d *p, const conv_map *m) {
+    int64_t *row = (int64_t *)(p->scratch + m->at_row), *out = (int64_t *)(p->scratch + m->at_out), *step = (int64_t *)(p->scratch + m->at_step);
+    conv_class *class = (conv_class *)(p->scratch + m->at_class);
+    int64_t rows = 0, steps = 0;
+    for (int64_t rh = 0; rh < p->stride_h; rh++)
+        for (int64_t rw = 0; rw < p->stride_w; rw++, class++) {
+            int64_t first_h = class_first(rh, p->pad_h, p->stride_h), first_w = class_first(rw, p->pad_w, p->stride_w), count = 0;
+            class->row_begin = rows;
+            class->step_begin = steps;
+            for (int64_t n = 0; n < m->samples; n++)
+                for (int64_t h = first_h; h < p->height; h += p->stride_h)
+                    for (int64_t w = first_w; w < p->width; w += p->stride_w) {
+                        *row++ = n * m->sample_step + map_offset(m, (h + p->pad_h) / p->stride_h, (w + p->pad_w) / p->stride_w);
+                        *out++ = n * m->dest_size + (h * p->width + w) * m->dest_c;
+                        count++;
+                    }
+            for (int64_t kh = 0; kh < p->kernel_h; kh++)
+                for (int64_t kw = 0; kw < p->kernel_w; kw++) {
+                    if (kh * p->dilation_h % p->stride_h != rh || kw * p->dilation_w % p->stride_w != rw) continue;
+                    int64_t tap = -(kh * p->dilation_h / p->stride_h * m->row_step + kw * p->dilation_w / p->stride_w * m->source_c);
+                    for (int64_t o = 0; o < m->group_source; o++) *step++ = tap + o;
+                    steps += m->group_source;
+                }
+            rows += count / m->samples;
+            class->row_end = rows;
+            class->step_end = steps;
+        }
+    assert(rows == m->rows && steps == m->steps);
+}
+
+/* Packs this thread's share of the weight: step `t` of a group becomes a row of `group_dest` columns, cut in panels. */
+static void pack_row(const conv_map *m, float *packed, int64_t class_steps, int64_t t, const float *weight, int64_t stride) {
+    int64_t panels = conv_panels(m->group_dest);
+    for (int64_t panel = 0; panel < panels; panel++) {
+        int64_t begin, end;
+        conv_panel(m->group_dest, panel, &begin, &end);
+        int64_t first = begin * VEC_WIDTH, width = (end - begin) * VEC_WIDTH, valid = ss_min(width, m->group_dest - first);
+        float *to = packed + first * class_steps + t * width;
+        for (int64_t j = 0; j < valid; j++) to[j] = weight[(first + j) * stride];
+        for (int64_t j = valid; j < width; j++) to[j] = 0;
+    }
+}
+
+static void pack_forward(const ss_conv2d *p, const conv_map *m, int thread, int threads) {
+    int64_t begin, end, taps = p->kernel_h * p->kernel_w;
+    ss_split(p->groups * m->steps, 1, thread, threads, &begin, &end);
+    for (int64_t i = begin; i < end; i++) {
+        int64_t group = i / m->steps, t = i % m->steps, tap = t / m->group_source, c = t % m->group_source;
+        pack_row(m, p->scratch + m->at_packed + group * m->steps * vector_round(m->group_dest), m->steps, t,
+                 p->weight + (group * m->group_dest * m->group_source + c) * taps + tap, m->group_source * taps);
+    }
+}
+
+static void pack_grad_x(const ss_conv2d *p, const conv_map *m, int thread, int threads) {
+    int64_t begin, end, taps = p->kernel_h * p->kernel_w, i = 0, first = 0;
+    ss_split(p->groups * taps, 1, thread, threads, &begin, &end);
+    for (int64_t group = 0; group < p->groups; group++, first = 0)
+        for (int64_t rh = 0; rh < p->stride_h; rh++)
+            for (int64_t rw = 0; rw < p->stride_w; rw++) {
+                int64_t class_taps = 0, t = 0;
+                for (int64_t tap = 0; tap < taps; tap++)
+                    class_taps += tap / p->kernel_w * p->dilation_h % p->stride_h == rh && tap % p->kernel_w * p->dilation_w % p->stride_w == rw;
+                float *packed = p->scratch + m->at_packed + (group * m->steps + first * m->group_source) * vector_round(m->group_dest);
+                for (int64_t tap = 0; tap < taps; tap++) {
+                    if (tap / p->kernel_w * p->dilation_h % p->stride_h != rh || tap % p->kernel_w * p->dilation_w % p->stride_w != rw) continue;
+                    if (i >= begin && i < end)
+                        for (int64_t o = 0; o < m->group_source; o++)
+                            pack_row(m, packed, class_taps * m->group_source, t * m->group_source + o,
+                                     p->weight + (group * m->group_source + o) * m->group_dest * taps + tap, taps);
+                    i++;
+                    t++;
+                }
+                first += class_taps;
+            }
+}
+
+static float *thread_buffer(const ss_conv2d *p, const conv_map *m, int thread) {
+    if (!m->copied) return NULL;
+    float *buffer = p->scratch + m->at_buffer + m->buffer * thread;
+    memset(buffer, 0, (size_t)(m->samples * m->sample_step) * sizeof(float)); /* the border stays zero; load_samples writes the rest */
+    return buffer;
+}
+
+/* `count` samples as the tables see them: the image itself, or its copy inside the border. */
+static const float *load_samples(const conv_map *m, const float *source, int64_t count, float *buffer) {
+    if (!m->copied) return source;
+    int64_t h0 = ss_max(m->first_h, 0), h1 = ss_min(m->first_h + m->padded_h, m->source_h);
+    int64_t w0 = ss_max(m->first_w, 0), w1 = ss_min(m->first_w + m->padded_w, m->source_w);
+    if (w1 <= w0) return buffer;
+    for (int64_t n = 0; n < count; n++)
+        for (int64_t h = h0; h < h1; h++)
+            memcpy(buffer + n * m->sample_step + map_offset(m, h, w0), source + n * m->source_size + (h * m->source_w + w0) * m->source_c,
+                   (size_t)((w1 - w0) * m->source_c) * sizeof(float));
+    return buffer;
+}
+
+/* Destination positions of all samples are dealt to threads in contiguous runs; a run may begin and end inside a chunk of samples. */
+static void map_run(const ss_conv2d *p, const conv_map *m, const float *source, float *dest, const float *bias, int thread, int threads) {
+    const int64_t *row = (const int64_t *)(p->scratch + m->at_row), *out = (const int64_t *)(p->scratch + m->at_out);
+    const int64_t *step = (const int64_t *)(p->scratch + m->at_step);
+    const conv_class *class = (const conv_class *)(p->scratch + m->at_class);
+    const float *packed = p->scratch + m->at_packed;
+    int64_t round = vector_round(m->group_dest), begin, end, chunk_rows = m->samples * m->rows;
+    ss_split(p->rows * m->rows, 8, thread, threads, &begin, &end);
+    if (begin == end) return;
+    float *buffer = thread_buffer(p, m, thread);
+    for (int64_t chunk = begin / chunk_rows; chunk * chunk_rows < end; chunk++) {
+        int64_t first = chunk * m->samples, count = ss_min(m->samples, p->rows - first);
+        int64_t lo = ss_max(begin - chunk * chunk_rows, 0), hi = ss_min(end - chunk * chunk_rows, count * m->rows);
+        const float *a = load_samples(m, source + first * m->source_size, count, buffer);
+        for (int64_t j = 0; j < m->classes; j++) {
+            /* The positions of a class stand together in the tables, sample after sample. */
+            int64_t r0 = ss_max(lo, count * class[j].row_begin), r1 = ss_min(hi, count * class[j].row_end);
+            int64_t table = (m->samples - count) * class[j].row_begin, steps = class[j].step_end - class[j].step_begin;
+            for (int64_t r = r0; r < r1; r += BLOCK_ROWS)
+                for (int64_t group = 0; group < p->groups; group++) {
+                    conv_block block = {.a = a + group * m->group_source, .row_off = row + table + r, .step_off = step + class[j].step_begin,
+                                        .m = ss_min(BLOCK_ROWS, r1 - r), .n = m->group_dest, .steps = steps,
+                                        .b = packed + (group * m->steps + class[j].step_begin) * round,
+                                        .c = dest + first * m->dest_size + group * m->group_dest, .c_off = out + table + r,
+                                        .bias = bias ? bias + group * m->group_dest : NULL};
+                    conv_block_run(&block);
+                }
+        }
+    }
+}
+
+/* Where the weight's gradient is summed: a stack of partials (groups*K, columns), columns = outputs of a group rounded up to vectors. */
+typedef struct conv_sums {
+    int64_t rows, columns, at_out, at_stack, end;
+} conv_sums;
+
+static conv_sums sums_layout(const ss_conv2d *p, const conv_map *m, int64_t at, int depth) {
+    conv_sums s = {.rows = p->groups * m->steps, .columns = vector_round(m->group_dest)};
+    s.at_out = take(&at, s.rows * (int64_t)(sizeof(int64_t) / sizeof(float)));
+    s.at_stack = take(&at, depth * s.rows * s.columns);
+    s.end = at;
+    return s;
+}
+
+/* Rows [begin, end) of all groups' (kh, kw, c), over the samples of one lane, into `sums`. */
+static void weight_lane(const ss_conv2d *p, const conv_map *m, const conv_sums *s, int64_t begin, int64_t end, int lane, float *buffer, float *sums) {
+    const int64_t *row = (const int64_t *)(p->scratch + m->at_row), *step = (const int64_t *)(p->scratch + m->at_step);
+    const int64_t *out = (const int64_t *)(p->scratch + s->at_out);
+    bool resume = false;
+    for (int64_t first = p->fold->row[lane]; first < p->fold->row[lane + 1]; first += m->samples) {
+        int64_t count = ss_min(m->samples, p->fold->row[lane + 1] - first);
+        const float *a = load_samples(m, p->x + first * m->source_size, count, buffer);
+        for (int64_t r = 0; r < count * m->rows; r += BLOCK_STEPS, resume = true)
+            for (int64_t k = begin; k < end;) {
+                int64_t group = k / m->steps, stop = ss_min(end, (group + 1) * m->steps);
+                conv_block block = {.a = a + group * m->group_source, .row_off = step + k - group * m->steps, .step_off = row + r, .m = stop - k,
+                                    .n = m->group_dest, .steps = ss_min(BLOCK_STEPS, count * m->rows - r),
+                                    .b = p->grad_y + first * m->dest_size + r * m->dest_c + group * m->group_dest, .b_step = m->dest_c,
+                                    .c = sums, .c_off = out + k, .resume = resume};
+                conv_block_run(&block);
+                k = stop;
+            }
+    }
+}
+
+static void weight_run(const ss_conv2d *p, const conv_map *m, const conv_sums *s, int thread, int threads) {
+    int64_t begin, end, width = s->rows * s->columns, taps = p->kernel_h * p->kernel_w;
+    ss_split(s->rows, 1, thread, threads, &begin, &end);
+    if (begin == end) return;
+    float *stack = p->scratch + s->at_stack, *buffer = thread_buffer(p, m, thread);
+    int top = 0;
+    for (int lane = 0; lane < p->fold->lanes; lane++) {
+        weight_lane(p, m, s, begin, end, lane, buffer, stack + top++ * width);
+        for (int adds = p->fold->adds[lane]; adds > 0; adds--, top--) {
+            float *restrict a = stack + (top - 2) * width;
+            const float *restrict b = stack + (top - 1) * width;
+            for (int64_t i = begin * s->columns; i < end * s->columns; i++) a[i] += b[i];
+        }
+    }
+    for (int j = 0; j < top; j++)
+        for (int64_t k = begin; k < end; k++) {
+            int64_t group = k / m->steps, t = k % m->steps, tap = t / m->group_source, c = t % m->group_source;
+            const float *from = stack + j * width + k * s->columns;
+            float *to = p->grad_weight + j * p->block_stride + (group * m->group_dest * m->group_source + c) * taps + tap;
+            for (int64_t o = 0; o < m->group_dest; o++) to[o * m->group_source * taps] = from[o];
+        }
+}
+
+/* The backward scratch: tables of the forward pass, sums, tables of the gradient of x. */
+typedef struct conv_backward {
+    conv_map weight, x;
+    conv_sums sums;
+} conv_backward;
+
+static conv_backward backward_layout(const ss_conv2d *p, int depth, int threads) {
+    conv_backward b;
+    b.weight = map_forward(p, 0, false, threads);
+    b.x = map_grad_x(p, b.weight.end, threads);
+    b.sums = sums_layout(p, &b.weight, b.x.end, depth); /* last: only its end depends on the depth */
+    return b;
+}
+
+int64_t SS_FN(conv2d_scratch)(const ss_conv2d *p, ss_conv2d_pass pass, int depth, int threads) {
+    if (p->backend == SS_BACKEND_OPENBLAS) return ss_conv2d_blas_scratch(p, pass, depth, threads);
+    return pass == SS_CONV_FORWARD ? map_forward(p, 0, true, threads).end : backward_layout(p, depth, threads).sums.end;
+}
+
+void SS_FN(conv2d_pack)(const ss_conv2d *p, ss_conv2d_pass pass, int thread, int threads) {
+    if (p->backend == SS_BACKEND_OPENBLAS) {
+        ss_conv2d_blas_pack(p, pass, thread, threads);
+        return;
+    }
+    if (pass == SS_CONV_FORWARD) {
+        conv_map m = map_forward(p, 0, true, threads);
+        if (thread == 0) fill_forward(p, &m);
+        pack_forward(p, &m, thread, threads);
+        return;
+    }
+    conv_backward b = backward_layout(p, p->fold->depth, threads);
+    if (thread == 0 && p->grad_weight) {
+        fill_forward(p, &b.weight);
+        int64_t *out = (int64_t *)(p->scratch + b.sums.at_out);
+        for (int64_t k = 0; k < b.sums.rows; k++) out[k] = k * b.sums.columns;
+    }
+    if (thread == threads - 1 && p->grad_x) fill_grad_x(p, &b.x);
+    if (p->grad_x) pack_grad_x(p, &b.x, thread, threads);
+}
+
+void SS_FN(conv2d_forward)(const ss_conv2d *p, int thread, int threads) {
+    if (p->backend == SS_BACKEND_OPENBLAS) {
+        ss_conv2d_blas_forward(p, thread, threads);
+        return;
+    }
+    conv_map m = map_forward(p, 0, true, threads);
+    map_run(p, &m, p->x, p->y, p->bias, thread, threads);
+}
+
+void SS_FN(conv2d_backward)(const ss_conv2d *p, int thread, int threads) {
+    if (p->backend == SS_BACKEND_OPENBLAS) {
+        ss_conv2d_blas_backward(p, thread, threads);
+        return;
+    }
+    conv_backward b = backward_layout(p, p->fold->depth, threads);
+    if (p->grad_x) map_run(p, &b.x, p->grad_y, p->grad_x, NULL, thread, threads);
+    if (p->grad_weight) weight_run(p, &b.weight, &b.sums, thread, threads);
+}
+
+#else /* without FMA every multiply-add is a call: correct and slow */
+
+int64_t SS_FN(conv2d_scratch)(const ss_conv2d *p, ss_conv2d_pass pass, int depth, int threads) {
+    return p->backend == SS_BACKEND_OPENBLAS ? ss_conv2d_blas_scratch(p, pass, depth, threads) : 0;
+}
+
+void SS_FN(conv2d_pack)(const ss_conv2d *p, ss_conv2d_pass pass, int thread, int threads) {
+    if (p->backend == SS_BACKEND_OPENBLAS) ss_conv2d_blas_pack(p, pass, thread, threads);
+}
+
+void SS_FN(conv2d_forward)(const ss_conv2d *p, int thread, int threads) {
+    if (p->backend == SS_BACKEND_OPENBLAS) {
+        ss_conv2d_blas_forward(p, thread, threads);
+        return;
+    }
+    int64_t begin, end;
+    ss_split(p->rows, 1, thread, threads, &begin, &end);
+    conv_naive_forward(p, p->x, p->weight, p->bias, p->y, begin, end);
+}
+
+void SS_FN(conv2d_backward)(const ss_conv2d *p, int thread, int threads) {
+    if (p->backend == SS_BACKEND_OPENBLAS) {
+        ss_conv2d_blas_backward(p, thread, threads);
+        return;
+    }
+    int64_t begin, end;
+    ss_split(p->rows, 1, thread, threads, &begin, &end);
+    if (p->grad_x) conv_naive_grad_x(p, p->grad_y, p->weight, p->grad_x, begin, end);
+    ss_split(p->out_channels * (p->channels / p->groups) * p->kernel_h * p->kernel_w, 1, thread, threads, &begin, &end);
+    if (p->grad_weight) conv_naive_grad_weight(p, p->x, p->grad_y, p->grad_weight, begin, end);
+}
+
+#endif

@@ -1,0 +1,132 @@
+/* exp, log, tanh, erf and the logistic function, made from the same elementary operations in every variant, so scalar, AVX2 and AVX-512 code give the same bits.
+ *
+ * Branch-free inline functions for plain loops: at -O3 GCC turns `for (i) y[i] = exp_r(x[i])` into vector code (tests/test_kernels_vmath.c proves bits and bounds). In the f64
+ * variant they are libm's. Polynomials are minimax fits (Lawson iteration) of this project; the argument reductions are those of Cody and Waite, "Software Manual for the Elementary
+ * Functions" (1980). Division is real division: reciprocal estimates differ between CPUs.
+ *
+ * Common to all: NaN gives NaN; results smaller than FLT_MIN are 0 (with their sign) and arguments smaller than FLT_MIN count as 0, whatever the flush-to-zero mode.
+ * The errors stated are the largest over all 2^32 arguments, measured against double libm (test_kernels_vmath --all).
+ */
+#ifndef SS_KERNELS_VMATH_H
+#define SS_KERNELS_VMATH_H
+#include <float.h>
+#include <stdint.h>
+#include <string.h>
+#include "kernels/variant.h"
+
+#ifdef SS_F64
+
+static inline real exp_r(real x) { return exp(x); }
+static inline real log_r(real x) { return log(x); }
+static inline real tanh_r(real x) { return tanh(x); }
+static inline real erf_r(real x) { return erf(x); }
+static inline real sigmoid_r(real x) { return 1 / (1 + exp(-x)); }
+
+#else
+
+static inline uint32_t vm_bits(float x) {
+    uint32_t w;
+    memcpy(&w, &x, sizeof w);
+    return w;
+}
+static inline float vm_float(uint32_t w) {
+    float x;
+    memcpy(&x, &w, sizeof x);
+    return x;
+}
+
+/* 2^n * (1 + r + r^2 q(r)) with n = the whole number next to x / log 2, for -87.4 <= x <= 88.8; other x give something. */
+static inline float vm_exp_core(float x) {
+    const float round = 0x1.8p23f; /* adding it puts the nearest whole number into the low bits */
+    float t = fma_r(x, 0x1.715476p0f, round), n = t - round;
+    float r = fma_r(n, -0x1.62e4p-1f, x); /* log 2 = the two constants; n times the first is exact */
+    r = fma_r(n, -0x1.7f7d1cp-20f, r);
+    float q = fma_r(0x1.9f0816p-13f, r, 0x1.6d8db2p-10f);
+    q = fma_r(q, r, 0x1.111272p-7f);
+    q = fma_r(q, r, 0x1.55548ep-5f);
+    q = fma_r(q, r, 0x1.555554p-3f);
+    q = fma_r(q, r, 0.5f);
+    float p = fma_r(r * r, q, r) + 1.0f;
+    /* 2^128 does not exist in float: two halves. */
+    int32_t whole = (int32_t)(vm_bits(t) - 0x4b400000u), half = whole >> 1;
+    return p * vm_float((uint32_t)(half + 127) << 23) * vm_float((uint32_t)(whole - half + 127) << 23);
+}
+
+/* e^x. */
+static inline float exp_r(float x) {
+    float y = vm_exp_core(x);
+    y = x > 0x1.62e42ep6f ? INFINITY : y;
+    return x < -0x1.5d589ep6f ? 0.0f : y;
+}
+
+/* Natural logarithm: -inf at +-0, NaN below. */
+static inline float log_r(float x) {
+    /* x = 2^e (1 + f) with f in [sqrt(1/2) - 1, sqrt(2) - 1) */
+    uint32_t w = vm_bits(x);
+    int32_t e = (int32_t)(w - 0x3f3504f3u) >> 23;
+    float f = vm_float(w - ((uint32_t)e << 23)) - 1.0f, n = (float)e;
+    float q = fma_r(-0x1.383d96p-4f, f, 0x1.084ep-3f);
+    q = fma_r(q, f, -0x1.0f375cp-3f);
+    q = fma_r(q, f, 0x1.22709cp-3f);
+    q = fma_r(q, f, -0x1.54274ap-3f);
+    q = fma_r(q, f, 0x1.99a402p-3f);
+    q = fma_r(q, f, -0x1.000428p-2f);
+    q = fma_r(q, f, 0x1.55555p-2f);
+    q = fma_r(q, f, -0x1.fffff8p-2f);
+    /* e log 2 + f as an exact sum of two floats: where they cancel the rounding would show */
+    float large = n * 0x1.62e4p-1f, sum = large + f, rest = f - (sum - large);
+    rest = fma_r(n, 0x1.7f7d1cp-20f, rest);
+    float y = fma_r(f * f, q, rest) + sum;
+    /* By masks: a chain of selects between constants becomes branches, and GCC does not vectorise those. */
+    uint32_t high = -(uint32_t)(w == 0x7f800000u), wrong = -(uint32_t)(w > 0x7f800000u), zero = -(uint32_t)((w & 0x7fffffffu) < 0x00800000u);
+    uint32_t out = vm_bits(y) & ~(high | wrong | zero);
+    return vm_float(out | (high & 0x7f800000u) | (wrong & ~zero & 0x7fc00000u) | (zero & 0xff800000u));
+}
+
+/* Hyperbolic tangent. */
+static inline float tanh_r(float x) {
+    float a = fabsf(x), z = a * a;
+    float q = fma_r(-0x1.959406p-8f, z, 0x1.584c4p-6f);
+    q = fma_r(q, z, -0x1.b90d14p-5f);
+    q = fma_r(q, z, 0x1.110c8cp-3f);
+    q = fma_r(q, z, -0x1.555548p-2f);
+    float small = fma_r(a * z, q, a);
+    float b = a > 10.0f ? 10.0f : a; /* 1 from 9.02 on */
+    float large = 1.0f - 2.0f / (vm_exp_core(b + b) + 1.0f);
+    float y = a < 0.5625f ? small : large;
+    y = a < FLT_MIN ? 0.0f : y;
+    return vm_float(vm_bits(y) | (vm_bits(x) & 0x80000000u));
+}
+
+/* The error function. */
+static inline float erf_r(float x) {
+    float a = fabsf(x), z = a * a;
+    float q = fma_r(0x1.5bfc2cp-14f, z, -0x1.aa06bap-11f);
+    q = fma_r(q, z, 0x1.54c2dp-8f);
+    q = fma_r(q, z, -0x1.b80e3p-6f);
+    q = fma_r(q, z, 0x1.ce2e06p-4f);
+    q = fma_r(q, z, -0x1.812742p-2f);
+    q = fma_r(q, z, 0x1.06eba8p-3f);
+    float small = fma_r(a, q, a);
+    /* 1 - exp(log erfc(a)); erfc below 2^-25 no longer counts */
+    float b = a > 3.95f ? 3.95f : a;
+    float p = fma_r(0x1.94a5cap-13f, b, -0x1.8b0b72p-9f);
+    p = fma_r(p, b, 0x1.6a41bp-6f);
+    p = fma_r(p, b, -0x1.a8b6fep-4f);
+    p = fma_r(p, b, -0x1.4660c4p-1f);
+    p = fma_r(p, b, -0x1.20a4acp0f);
+    p = fma_r(p, b, -0x1.ecf8fep-13f);
+    float large = 1.0f - vm_exp_core(p);
+    float y = a < 0.9375f ? small : large;
+    y = a < FLT_MIN ? 0.0f : y;
+    return vm_float(vm_bits(y) | (vm_bits(x) & 0x80000000u));
+}
+
+/* 1 / (1 + e^-x). */
+static inline float sigmoid_r(float x) {
+    float y = 1.0f / (1.0f + exp_r(-x));
+    return y < FLT_MIN ? 0.0f : y;
+}
+
+#endif
+#endif

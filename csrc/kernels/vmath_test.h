@@ -1,0 +1,14 @@
+/* vmath.h over arrays, by variant: for tests and benchmarks. A variant may run only where ss_cpu_features allows it. */
+#ifndef SS_KERNELS_VMATH_TEST_H
+#define SS_KERNELS_VMATH_TEST_H
+#include <stdint.h>
+
+typedef void ss_vmath_function(int64_t n, const float *restrict in, float *restrict out);
+
+ss_vmath_function vmath_exp_scalar, vmath_exp_avx2, vmath_exp_avx512;
+ss_vmath_function vmath_log_scalar, vmath_log_avx2, vmath_log_avx512;
+ss_vmath_function vmath_tanh_scalar, vmath_tanh_avx2, vmath_tanh_avx512;
+ss_vmath_function vmath_erf_scalar, vmath_erf_avx2, vmath_erf_avx512;
+ss_vmath_function vmath_sigmoid_scalar, vmath_sigmoid_avx2, vmath_sigmoid_avx512;
+
+#endif

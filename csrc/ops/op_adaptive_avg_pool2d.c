@@ -1,0 +1,67 @@
+/* AdaptiveAvgPool2d, as torch.nn.AdaptiveAvgPool2d. */
+#include "ops/pool2d.h"
+
+enum { OUT_H, OUT_W };
+
+static const ss_attr_spec attrs[] = {
+    {"out_h", SS_ATTR_INT, 1, 1, 65536, "height of the output"},
+    {"out_w", SS_ATTR_INT, 1, 1, 65536, "width of the output"},
+    {0},
+};
+
+static pool_geometry geometry(const double *attr, const ss_shape *x) { return pool_adaptive_of(x, ss_attr_i(attr, OUT_H), ss_attr_i(attr, OUT_W)); }
+
+static ss_status infer(ss_infer *q, ss_error *err) {
+    ss_status status = pool_check_input(q, "adaptive_avg_pool2d", err);
+    if (status != SS_OK) return status;
+    pool_geometry g = geometry(q->attr, &q->in[0]);
+    pool_answer(q, &g);
+    return SS_OK;
+}
+
+static void forward(const ss_call *c) {
+    pool_geometry g = geometry(c->attr, &c->in_shape[0]);
+    pool_mean_forward(c, &g, (pool_divisor){0}, false);
+}
+static void backward(const ss_call *c) {
+    pool_geometry g = geometry(c->attr, &c->in_shape[0]);
+    pool_mean_backward(c, &g, (pool_divisor){0}, false);
+}
+static void forward_ref(const ss_call *c) {
+    pool_geometry g = geometry(c->attr, &c->in_shape[0]);
+    pool_mean_forward(c, &g, (pool_divisor){0}, true);
+}
+static void backward_ref(const ss_call *c) {
+    pool_geometry g = geometry(c->attr, &c->in_shape[0]);
+    pool_mean_backward(c, &g, (pool_divisor){0}, true);
+}
+static void cost(const ss_call *c, bool backward, ss_cost *cost) {
+    pool_geometry g = geometry(c->attr, &c->in_shape[0]);
+    pool_cost(c, &g, backward, cost);
+}
+
+static const ss_op_case cases[] = {
+    {.attrs = "", .inputs = "B:3,8,8"},
+    {.attrs = "out_h=3 out_w=2", .inputs = "B:17,7,5"},
+    {.attrs = "out_h=4 out_w=5", .inputs = "B:5,7,13"},
+    {.attrs = "out_h=5 out_w=7", .inputs = "B:2,3,4"}, /* more outputs than inputs */
+    {.attrs = "out_h=6 out_w=6", .inputs = "B:66,6,6"},
+    {.attrs = "", .inputs = "B:3,8", .expect = SS_ERR_SHAPE},
+    {.attrs = "out_h=0", .inputs = "B:3,8,8", .expect = SS_ERR_VALUE},
+    {.attrs = "", .inputs = "I4:3,8,8", .expect = SS_ERR_DTYPE},
+    {0},
+};
+
+const ss_op SS_FN(ss_op_adaptive_avg_pool2d) = {
+    .name = "adaptive_avg_pool2d",
+    .doc = "The mean of every window, where window i of an axis of n elements with m outputs is `[floor(i n / m), ceil((i + 1) n / m))`. x `(B, C, H, W)`; y `(B, C, out_h, out_w)`. Channels last in "
+           "memory.\n\nA window's elements are added in row-major order from zero and divided by their number. The gradient of x adds `grad_y / number` in row-major order of the windows.",
+    .attrs = attrs,
+    .infer = infer,
+    .forward = forward,
+    .backward = backward,
+    .forward_ref = forward_ref,
+    .backward_ref = backward_ref,
+    .cost = cost,
+    .cases = cases,
+};

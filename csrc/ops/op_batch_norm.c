@@ -1,0 +1,511 @@
+/* BatchNorm, as torch.nn.BatchNorm1d and BatchNorm2d, with the statistics of the whole global batch or of groups of lanes.
+ *
+ * `saved` keeps four vectors of C for every lane, in the slot of the lane's first sample (the slots of the other samples are not used):
+ *   mean, inverse deviation   of the lane's group, written by forward
+ *   sum of gy, sum of gy*xhat over the lane, written by the statistics of the backward pass: they become the gradients of beta and gamma
+ */
+#include <assert.h>
+#include <string.h>
+#include "kernels/variant.h"
+#include "ops/op.h"
+#ifndef SS_F64
+#include "kernels/vec.h"
+#endif
+
+enum { X, GAMMA, BETA, RUNNING_MEAN, RUNNING_VAR };
+enum { EPS, MOMENTUM, STATS_LANES, USE_RUNNING };
+enum { SAVED_MEAN, SAVED_INVERSE, SAVED_SUM, SAVED_PRODUCT, SAVED_VECTORS };
+
+static const ss_attr_spec attrs[] = {
+    {"eps", SS_ATTR_FLOAT, 1e-5, 0, 1e6, "added to the variance"},
+    {"momentum", SS_ATTR_FLOAT, 0.1, 0, 1, "weight of the new statistics in the running ones; the cumulative average (momentum=None in PyTorch) is not supported"},
+    {"stats_lanes", SS_ATTR_INT, 0, 0, SS_MAX_LANES, "lanes whose samples are normalised together; 0: the whole batch"},
+    {"use_running", SS_ATTR_BOOL, 0, 0, 1, "normalise by the running statistics in training too, and leave them alone"},
+    {0},
+};
+
+static bool absent(const ss_call *c, int i) { return c->n_in <= i || c->in_shape[i].rank < 0; }
+static int64_t channels_of(const ss_call *c) { return c->in_shape[X].dim[0]; }
+static int64_t positions_of(const ss_call *c) { return ss_shape_count(&c->in_shape[X]) / c->in_shape[X].dim[0]; }
+/* Normalised by running statistics: these are constants, and no sums over samples are needed. */
+static bool frozen(const ss_call *c) { return !absent(c, RUNNING_MEAN) && (!c->training || c->attr[USE_RUNNING] != 0); }
+
+static real *lane_saved(const ss_call *c, int lane, int vector) {
+    return (real *)c->saved + (c->fold->row[lane] * SAVED_VECTORS + vector) * channels_of(c);
+}
+
+static ss_status infer(ss_infer *q, ss_error *err) {
+    static const char *const names[] = {"x", "gamma", "beta", "running_mean", "running_var"};
+    char a[96];
+    if (q->n_in < 1 || q->n_in > 5) return SS_FAIL(err, SS_ERR_SHAPE, "batch_norm takes x, gamma, beta, running_mean and running_var, not %d inputs", q->n_in);
+    const ss_shape *x = &q->in[X];
+    if (x->rank < 1 || x->rank > 3 || q->role[X] != SS_ROLE_BATCHED)
+        return SS_FAIL(err, SS_ERR_SHAPE, "batch_norm needs an input of shape (B, C), (B, C, L) or (B, C, H, W), got %s",
+                       x->rank < 0 ? "none" : ss_shape_text(x, q->role[X] == SS_ROLE_BATCHED, a, sizeof a));
+    for (int i = 0; i < q->n_in; i++)
+        if (q->in[i].rank >= 0 && q->dtype[i] != SS_F32) return SS_FAIL(err, SS_ERR_DTYPE, "batch_norm needs floats, got integers as %s", names[i]);
+    bool given[5] = {true};
+    for (int i = GAMMA; i < q->n_in; i++) {
+        given[i] = q->in[i].rank >= 0;
+        if (given[i] && (q->in[i].rank != 1 || q->in[i].dim[0] != x->dim[0] || q->role[i] == SS_ROLE_BATCHED))
+            return SS_FAIL(err, SS_ERR_SHAPE, "batch_norm: %s must have shape (%lld), got %s", names[i], (long long)x->dim[0], ss_shape_text(&q->in[i], q->role[i] == SS_ROLE_BATCHED, a, sizeof a));
+        if (given[i] && i >= RUNNING_MEAN && q->role[i] != SS_ROLE_BUFFER) return SS_FAIL(err, SS_ERR_VALUE, "batch_norm: %s must be a buffer", names[i]);
+    }
+    if (given[RUNNING_MEAN] != given[RUNNING_VAR]) return SS_FAIL(err, SS_ERR_VALUE, "batch_norm needs both running_mean and running_var, or neither");
+    if (q->attr[USE_RUNNING] != 0 && !given[RUNNING_MEAN]) return SS_FAIL(err, SS_ERR_VALUE, "batch_norm with use_running needs running_mean and running_var");
+    q->n_out = 1;
+    q->out[0] = *x;
+    q->layout = SS_CHANNELS_LAST;
+    return SS_OK;
+}
+
+/* ---- sums over the samples of a lane ---- */
+
+/* Forward: mean = (chain of x) / n, and the chain of (x - mean)^2. n = samples * positions of the lane. */
+static void lane_moments_ref(const real *x, int64_t n, int64_t channels, real *mean, real *square) {
+    for (int64_t c = 0; c < channels; c++) {
+        real sum = 0, sum2 = 0;
+        for (int64_t i = 0; i < n; i++) sum += x[i * channels + c];
+        mean[c] = sum / (real)n;
+        for (int64_t i = 0; i < n; i++) {
+            real d = x[i * channels + c] - mean[c];
+            sum2 = fma_r(d, d, sum2);
+        }
+        square[c] = sum2;
+    }
+}
+
+/* Backward: the chain of gy, and the chain of gy * (x - mean) times the inverse deviation. */
+static void lane_products_ref(const real *x, const real *grad, int64_t n, int64_t channels, const real *mean, const real *inverse, real *sum, real *product) {
+    for (int64_t c = 0; c < channels; c++) {
+        real s = 0, p = 0;
+        for (int64_t i = 0; i < n; i++) {
+            s += grad[i * channels + c];
+            p = fma_r(grad[i * channels + c], x[i * channels + c] - mean[c], p);
+        }
+        sum[c] = s;
+        product[c] = p * inverse[c];
+    }
+}
+
+#ifndef SS_F64
+
+/* A vector of channels of one lane. A chain cannot be cut, so several chains run side by side to hide the latency of an addition. */
+enum { CHAINS = 8 };
+typedef struct chain {
+    const float *x, *grad;
+    float *a, *b;
+    const float *mean, *inverse;
+    int64_t n;
+    vec_mask mask;
+    int width;
+} chain;
+
+/* Rows [begin, end) of `count` chains (a constant at the calls). */
+SS_INLINE void chain_sum(const chain *k, const int count, int64_t begin, int64_t end, int64_t stride, vec *sum) {
+    for (int64_t i = begin; i < end; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < count; j++) sum[j] = vec_add(sum[j], vec_load_mask(k[j].x + i * stride, k[j].mask));
+}
+
+SS_INLINE void chain_square(const chain *k, const int count, int64_t begin, int64_t end, int64_t stride, const vec *mean, vec *sum) {
+    for (int64_t i = begin; i < end; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < count; j++) {
+            vec d = vec_load_mask(k[j].x + i * stride, k[j].mask) - mean[j];
+            sum[j] = vec_fma(d, d, sum[j]);
+        }
+}
+
+SS_INLINE void chain_product(const chain *k, const int count, int64_t begin, int64_t end, int64_t stride, const vec *mean, vec *sum, vec *product) {
+    for (int64_t i = begin; i < end; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < count; j++) {
+            vec g = vec_load_mask(k[j].grad + i * stride, k[j].mask);
+            sum[j] = vec_add(sum[j], g);
+            product[j] = vec_fma(g, vec_load_mask(k[j].x + i * stride, k[j].mask) - mean[j], product[j]);
+        }
+}
+
+/* `count` chains together as far as the shortest goes, then each to its end. */
+SS_INLINE void run_moments(const chain *k, const int count, int64_t stride) {
+    vec sum[CHAINS], mean[CHAINS];
+    int64_t n = k[0].n;
+    for (int j = 1; j < count; j++) n = ss_min(n, k[j].n);
+#pragma GCC unroll 8
+    for (int j = 0; j < count; j++) sum[j] = vec_zero();
+    chain_sum(k, count, 0, n, stride, sum);
+#pragma GCC unroll 8
+    for (int j = 0; j < count; j++) {
+        chain_sum(k + j, 1, n, k[j].n, stride, sum + j);
+        mean[j] = sum[j] / vec_set((float)k[j].n);
+        vec_store_mask(k[j].a, mean[j], k[j].mask);
+        sum[j] = vec_zero();
+    }
+    chain_square(k, count, 0, n, stride, mean, sum);
+#pragma GCC unroll 8
+    for (int j = 0; j < count; j++) {
+        chain_square(k + j, 1, n, k[j].n, stride, mean + j, sum + j);
+        vec_store_mask(k[j].b, sum[j], k[j].mask);
+    }
+}
+
+SS_INLINE void run_products(const chain *k, const int count, int64_t stride) {
+    vec sum[CHAINS], product[CHAINS], mean[CHAINS];
+    int64_t n = k[0].n;
+    for (int j = 1; j < count; j++) n = ss_min(n, k[j].n);
+#pragma GCC unroll 8
+    for (int j = 0; j < count; j++) {
+        sum[j] = product[j] = vec_zero();
+        mean[j] = vec_load_mask(k[j].mean, k[j].mask);
+    }
+    chain_product(k, count, 0, n, stride, mean, sum, product);
+#pragma GCC unroll 8
+    for (int j = 0; j < count; j++) {
+        chain_product(k + j, 1, n, k[j].n, stride, mean + j, sum + j, product + j);
+        vec_store_mask(k[j].a, sum[j], k[j].mask);
+        vec_store_mask(k[j].b, product[j] * vec_load_mask(k[j].inverse, k[j].mask), k[j].mask);
+    }
+}
+
+static __attribute__((noinline)) void run_chains(const chain *k, int count, int64_t stride, bool backward) {
+    int done = 0;
+    if (!backward)
+        for (; count - done >= CHAINS; done += CHAINS) run_moments(k + done, CHAINS, stride);
+    for (; count - done >= 4; done += 4) backward ? run_products(k + done, 4, stride) : run_moments(k + done, 4, stride);
+    for (; done < count; done++) backward ? run_products(k + done, 1, stride) : run_moments(k + done, 1, stride);
+}
+
+#endif
+
+/* Where the sums of a lane go: forward into the statistic (mean, centred squares), backward into `saved`. */
+static real *lane_result(const ss_call *c, int lane, bool backward, int which) {
+    int64_t channels = channels_of(c);
+    if (backward) return lane_saved(c, lane, SAVED_SUM + which);
+    return (real *)c->lane_stat + lane * (1 + 2 * channels) + 1 + which * channels;
+}
+
+/* Lanes times vectors of channels are dealt to threads. */
+static void lane_sums(const ss_call *c, bool backward) {
+    int64_t channels = channels_of(c), positions = positions_of(c);
+    const real *x = c->in[X], *grad = backward ? c->grad_out[0] : NULL;
+#ifndef SS_F64
+    if (c->kernels) {
+        int64_t vectors = (channels + VEC_WIDTH - 1) / VEC_WIDTH, begin, end;
+        ss_split(c->fold->lanes * vectors, 1, c->thread, c->threads, &begin, &end);
+        chain k[CHAINS];
+        for (int64_t i = begin; i < end;) {
+            int count = 0;
+            for (; count < CHAINS && i < end; i++, count++) {
+                int lane = (int)(i / vectors);
+                int64_t first = i % vectors * VEC_WIDTH, row = c->fold->row[lane] * positions;
+                k[count] = (chain){.x = x + row * channels + first, .a = lane_result(c, lane, backward, 0) + first, .b = lane_result(c, lane, backward, 1) + first,
+                                   .n = (c->fold->row[lane + 1] - c->fold->row[lane]) * positions, .mask = vec_first(channels - first)};
+                if (!backward) continue;
+                k[count].grad = grad + row * channels + first;
+                k[count].mean = lane_saved(c, lane, SAVED_MEAN) + first;
+                k[count].inverse = lane_saved(c, lane, SAVED_INVERSE) + first;
+            }
+            run_chains(k, count, channels, backward);
+        }
+        return;
+    }
+#endif
+    if (c->thread) return;
+    for (int lane = 0; lane < c->fold->lanes; lane++) {
+        int64_t row = c->fold->row[lane] * positions, n = (c->fold->row[lane + 1] - c->fold->row[lane]) * positions;
+        real *a = lane_result(c, lane, backward, 0), *b = lane_result(c, lane, backward, 1);
+        if (backward) lane_products_ref(x + row * channels, grad + row * channels, n, channels, lane_saved(c, lane, SAVED_MEAN), lane_saved(c, lane, SAVED_INVERSE), a, b);
+        else lane_moments_ref(x + row * channels, n, channels, a, b);
+    }
+}
+
+/* Statistic: forward (count, mean[C], centred squares[C]), after stat_done (count, mean[C], inverse deviation[C]);
+ * backward (count, sum of gy[C], sum of gy*xhat[C]). */
+static int64_t stat_len(const ss_call *c, bool backward) {
+    (void)backward;
+    return frozen(c) ? 0 : 1 + 2 * channels_of(c);
+}
+
+static void stat(const ss_call *c, bool backward) {
+    int64_t channels = channels_of(c), positions = positions_of(c), vectors = 1;
+    lane_sums(c, backward);
+#ifndef SS_F64
+    if (c->kernels) vectors = (channels + VEC_WIDTH - 1) / VEC_WIDTH; /* the same deal as in lane_sums: each thread copies what it has summed */
+    enum { WIDTH = VEC_WIDTH };
+#else
+    enum { WIDTH = 1 };
+#endif
+    int64_t begin, end;
+    ss_split(c->fold->lanes * vectors, 1, c->thread, c->threads, &begin, &end);
+    if (!c->kernels && c->thread) return;
+    for (int64_t i = begin; i < end; i++) {
+        int lane = (int)(i / vectors);
+        int64_t first = c->kernels ? i % vectors * WIDTH : 0, width = c->kernels ? ss_min(WIDTH, channels - first) : channels;
+        real *to = (real *)c->lane_stat + lane * (1 + 2 * channels);
+        if (first == 0) to[0] = (real)((c->fold->row[lane + 1] - c->fold->row[lane]) * positions);
+        if (!backward) continue;
+        memcpy(to + 1 + first, lane_saved(c, lane, SAVED_SUM) + first, (size_t)width * sizeof(real));
+        memcpy(to + 1 + channels + first, lane_saved(c, lane, SAVED_PRODUCT) + first, (size_t)width * sizeof(real));
+    }
+}
+
+/* Forward: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979). */
+static void join_moments(int64_t channels, real *restrict a, const real *restrict b) {
+    real n = a[0] + b[0], part = b[0] / n, weight = a[0] * part;
+    real *restrict mean = a + 1, *restrict square = a + 1 + channels;
+    const real *restrict mean_b = b + 1, *restrict square_b = b + 1 + channels;
+    for (int64_t c = 0; c < channels; c++) {
+        real delta = mean_b[c] - mean[c];
+        mean[c] = fma_r(delta, part, mean[c]);
+        square[c] = fma_r(delta * delta, weight, square[c] + square_b[c]);
+    }
+    a[0] = n;
+}
+
+static void stat_join(const ss_call *c, bool backward, void *a, const void *b) {
+    int64_t channels = channels_of(c);
+    real *to = a;
+    const real *from = b;
+    if (!backward) join_moments(channels, to, from);
+    else
+        for (int64_t i = 0; i < 1 + 2 * channels; i++) to[i] += from[i];
+}
+
+/* Running statistics take the join of all groups in order; their variance is the unbiased one (0 for a single value). */
+static void update_running(const ss_call *c) {
+    int64_t channels = channels_of(c), width = 1 + 2 * channels;
+    const real *group = c->stat;
+    real momentum = (real)c->attr[MOMENTUM], *running_mean = c->in[RUNNING_MEAN], *running_var = c->in[RUNNING_VAR];
+    for (int64_t i = 0; i < channels; i++) {
+        real joined[3] = {group[0], group[1 + i], group[1 + channels + i]};
+        for (int g = 1; g < c->stat_groups; g++) {
+            const real *next = group + g * width;
+            join_moments(1, joined, (const real[3]){next[0], next[1 + i], next[1 + channels + i]});
+        }
+        real variance = joined[0] > 1 ? joined[2] / (joined[0] - 1) : 0;
+        running_mean[i] = (1 - momentum) * running_mean[i] + momentum * joined[1];
+        running_var[i] = (1 - momentum) * running_var[i] + momentum * variance;
+    }
+}
+
+static real inverse_deviation(real variance, real eps) { return 1 / (real)sqrt(variance + eps); }
+
+static void stat_done(const ss_call *c, bool backward) {
+    if (backward) return;
+    int64_t channels = channels_of(c);
+    if (c->training && !absent(c, RUNNING_MEAN)) update_running(c);
+    for (int g = 0; g < c->stat_groups; g++) {
+        real *group = (real *)c->stat + g * (1 + 2 * channels);
+        for (int64_t i = 0; i < channels; i++) group[1 + channels + i] = inverse_deviation(group[1 + channels + i] / group[0], (real)c->attr[EPS]);
+    }
+}
+
+static int64_t stat_lanes(const double *attr) { return ss_attr_i(attr, STATS_LANES); }
+
+/* ---- normalisation ---- */
+
+/* Runs of channels whose constants are worked out once for a run of positions. */
+enum { RUN = 64 };
+
+/* The part of lane `lane` inside the positions [begin, end) of all samples. */
+static bool lane_part(const ss_call *c, int lane, int64_t positions, int64_t begin, int64_t end, int64_t *first, int64_t *last) {
+    *first = ss_max(begin, c->fold->row[lane] * positions);
+    *last = ss_min(end, c->fold->row[lane + 1] * positions);
+    return *first < *last;
+}
+
+/* y = (x - mean) * (gamma * inverse) + beta, the last two fused. */
+static void forward(const ss_call *c) {
+    int64_t channels = channels_of(c), positions = positions_of(c), begin, end, first, last;
+    const real *gamma = absent(c, GAMMA) ? NULL : c->in[GAMMA], *beta = absent(c, BETA) ? NULL : c->in[BETA];
+    ss_split(c->rows * positions, 1, c->thread, c->threads, &begin, &end);
+    for (int lane = 0; lane < c->fold->lanes; lane++) {
+        if (!lane_part(c, lane, positions, begin, end, &first, &last)) continue;
+        const real *stat = frozen(c) ? NULL : (const real *)c->stat + c->stat_group[lane] * (1 + 2 * channels);
+        for (int64_t from = 0; from < channels; from += RUN) {
+            int n = (int)ss_min(RUN, channels - from);
+            real mean[RUN], inverse[RUN], scale[RUN], shift[RUN];
+            for (int j = 0; j < n; j++) {
+                mean[j] = stat ? stat[1 + from + j] : ((const real *)c->in[RUNNING_MEAN])[from + j];
+                inverse[j] = stat ? stat[1 + channels + from + j] : inverse_deviation(((const real *)c->in[RUNNING_VAR])[from + j], (real)c->attr[EPS]);
+                scale[j] = gamma ? gamma[from + j] * inverse[j] : inverse[j];
+                shift[j] = beta ? beta[from + j] : 0;
+            }
+            if (c->saved && first == c->fold->row[lane] * positions) { /* the thread that begins the lane */
+                memcpy(lane_saved(c, lane, SAVED_MEAN) + from, mean, (size_t)n * sizeof(real));
+                memcpy(lane_saved(c, lane, SAVED_INVERSE) + from, inverse, (size_t)n * sizeof(real));
+            }
+            for (int64_t p = first; p < last; p++) {
+                const real *restrict x = (const real *)c->in[X] + p * channels + from;
+                real *restrict y = (real *)c->out[0] + p * channels + from;
+                for (int j = 0; j < n; j++) y[j] = fma_r(x[j] - mean[j], scale[j], shift[j]);
+            }
+        }
+    }
+}
+
+/* grad_x = (gy - s/N - (x - mean) * (inverse * p/N)) * (gamma * inverse), s and p the joined sums, N the group's count; gy * (gamma * inverse) when frozen. */
+static void backward_x(const ss_call *c) {
+    int64_t channels = channels_of(c), positions = positions_of(c), begin, end, first, last;
+    const real *gamma = absent(c, GAMMA) ? NULL : c->in[GAMMA];
+    bool constant = frozen(c);
+    ss_split(c->rows * positions, 1, c->thread, c->threads, &begin, &end);
+    for (int lane = 0; lane < c->fold->lanes; lane++) {
+        if (!lane_part(c, lane, positions, begin, end, &first, &last)) continue;
+        const real *stat = constant ? NULL : (const real *)c->stat + c->stat_group[lane] * (1 + 2 * channels);
+        for (int64_t from = 0; from < channels; from += RUN) {
+            int n = (int)ss_min(RUN, channels - from);
+            const real *inverse = lane_saved(c, lane, SAVED_INVERSE) + from;
+            real mean[RUN], scale[RUN], shift[RUN], slope[RUN];
+            for (int j = 0; j < n; j++) {
+                mean[j] = lane_saved(c, lane, SAVED_MEAN)[from + j];
+                scale[j] = gamma ? gamma[from + j] * inverse[j] : inverse[j];
+                shift[j] = stat ? stat[1 + from + j] / stat[0] : 0;
+                slope[j] = stat ? stat[1 + channels + from + j] / stat[0] * inverse[j] : 0;
+            }
+            for (int64_t p = first; p < last; p++) {
+                const real *restrict x = (const real *)c->in[X] + p * channels + from, *restrict gy = (const real *)c->grad_out[0] + p * channels + from;
+                real *restrict gx = (real *)c->grad_in[X] + p * channels + from;
+                if (constant)
+                    for (int j = 0; j < n; j++) gx[j] = gy[j] * scale[j];
+                else
+                    for (int j = 0; j < n; j++) gx[j] = fma_r(mean[j] - x[j], slope[j], gy[j] - shift[j]) * scale[j];
+            }
+        }
+    }
+}
+
+/* Lane sums folded into the blocks of a parameter's gradient. */
+static void fold_parameter(const ss_call *c, int input, int vector) {
+    real *grad = c->grad_in[input], stack[32];
+    int64_t begin, end;
+    assert(c->fold->depth <= 32);
+    ss_my_elements(c, channels_of(c), &begin, &end);
+    for (int64_t i = begin; i < end; i++) {
+        int top = 0;
+        for (int lane = 0; lane < c->fold->lanes; lane++) {
+            *ss_fold_slot(stack, 1, top) = lane_saved(c, lane, vector)[i];
+            top = ss_fold_push(stack, 1, top, c->fold->adds[lane]);
+        }
+        for (int j = 0; j < top; j++) grad[j * c->block_stride[input] + i] = stack[j];
+    }
+}
+
+/* Phase 0 makes the lane sums where no statistic has; phase 1 uses them. */
+static void backward(const ss_call *c) {
+    bool want_gamma = !absent(c, GAMMA) && c->grad_in[GAMMA], want_beta = !absent(c, BETA) && c->grad_in[BETA];
+    if (c->phase == 0) {
+        if (frozen(c) && (want_gamma || want_beta)) lane_sums(c, true);
+        return;
+    }
+    if (want_gamma) fold_parameter(c, GAMMA, SAVED_PRODUCT);
+    if (want_beta) fold_parameter(c, BETA, SAVED_SUM);
+    if (c->grad_in[X]) backward_x(c);
+}
+
+/* ---- references: one channel after another ---- */
+
+static void forward_ref(const ss_call *c) {
+    int64_t channels = channels_of(c), positions = positions_of(c);
+    const real *x = c->in[X];
+    real *y = c->out[0];
+    for (int lane = 0; lane < c->fold->lanes; lane++)
+        for (int64_t i = 0; i < channels; i++) {
+            const real *stat = frozen(c) ? NULL : (const real *)c->stat + c->stat_group[lane] * (1 + 2 * channels);
+            real mean = stat ? stat[1 + i] : ((const real *)c->in[RUNNING_MEAN])[i];
+            real inverse = stat ? stat[1 + channels + i] : inverse_deviation(((const real *)c->in[RUNNING_VAR])[i], (real)c->attr[EPS]);
+            real scale = absent(c, GAMMA) ? inverse : ((const real *)c->in[GAMMA])[i] * inverse, shift = absent(c, BETA) ? 0 : ((const real *)c->in[BETA])[i];
+            if (c->saved) {
+                lane_saved(c, lane, SAVED_MEAN)[i] = mean;
+                lane_saved(c, lane, SAVED_INVERSE)[i] = inverse;
+            }
+            for (int64_t p = c->fold->row[lane] * positions; p < c->fold->row[lane + 1] * positions; p++) y[p * channels + i] = fma_r(x[p * channels + i] - mean, scale, shift);
+        }
+}
+
+static void backward_ref(const ss_call *c) {
+    if (c->phase == 0) {
+        if (frozen(c)) lane_sums(c, true);
+        return;
+    }
+    int64_t channels = channels_of(c), positions = positions_of(c);
+    const real *x = c->in[X], *grad = c->grad_out[0];
+    real *grad_x = c->grad_in[X];
+    for (int lane = 0; grad_x && lane < c->fold->lanes; lane++)
+        for (int64_t i = 0; i < channels; i++) {
+            const real *stat = frozen(c) ? NULL : (const real *)c->stat + c->stat_group[lane] * (1 + 2 * channels);
+            real mean = lane_saved(c, lane, SAVED_MEAN)[i], inverse = lane_saved(c, lane, SAVED_INVERSE)[i];
+            real scale = absent(c, GAMMA) ? inverse : ((const real *)c->in[GAMMA])[i] * inverse;
+            for (int64_t p = c->fold->row[lane] * positions; p < c->fold->row[lane + 1] * positions; p++) {
+                int64_t at = p * channels + i;
+                if (!stat) grad_x[at] = grad[at] * scale;
+                else grad_x[at] = fma_r(mean - x[at], stat[1 + channels + i] / stat[0] * inverse, grad[at] - stat[1 + i] / stat[0]) * scale;
+            }
+        }
+    if (!absent(c, GAMMA) && c->grad_in[GAMMA]) fold_parameter(c, GAMMA, SAVED_PRODUCT);
+    if (!absent(c, BETA) && c->grad_in[BETA]) fold_parameter(c, BETA, SAVED_SUM);
+}
+
+static int64_t saved_bytes(const ss_call *c) { return SAVED_VECTORS * channels_of(c) * (int64_t)sizeof(real); }
+
+static void cost(const ss_call *c, bool backward, ss_cost *cost) {
+    double n = (double)ss_shape_count(&c->in_shape[X]);
+    cost->flops = n * (backward ? 16 : 6);
+    cost->bytes = n * sizeof(real) * (backward ? 9 : 4);
+}
+
+static const ss_op_case cases[] = {
+    {.inputs = "B:5,3,4 P:5 P:5 S:5 S1:5"},
+    {.inputs = "B:16,5,5 P:16 P:16 S:16 S1:16"},
+    {.inputs = "B:7 P:7 P:7 S:7 S1:7"},
+    {.inputs = "B:33,6 P:33 P:33 S:33 S1:33"},
+    {.inputs = "B:70,2,2 P:70 P:70 S:70 S1:70"},
+    {.inputs = "B:1,3,3 P:1 P:1 S:1 S1:1"},
+    {.inputs = "B:131 P:131 P:131"},
+    {.inputs = "B:4,3,3 - - S:4 S1:4"},
+    {.inputs = "B:4,3,3 P:4 - S:4 S1:4"},
+    {.inputs = "B:4,3,3"},
+    {.attrs = "momentum=0.5 eps=0.1", .inputs = "B:3,2,5 P:3 P:3 S:3 S1:3"},
+    {.attrs = "stats_lanes=2", .inputs = "B:6,3,3 P:6 P:6 S:6 S1:6"},
+    {.attrs = "stats_lanes=1", .inputs = "B:18,4 P:18 P:18 S:18 S1:18"},
+    {.attrs = "use_running=1", .inputs = "B:5,3,3 P:5 P:5 S1:5 S1:5"},
+    {.inputs = "B:19,3,3 P:19 P:19 S1:19 S1:19", .inference = true},
+    {.inputs = "B:5,3,3 P:5 P:5", .inference = true},
+    {.inputs = "B:5,3,3 P:4 P:5", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:5,3,3 P:5 P:5 S:5 S:3", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:5,3,3 P:5 P:5 S:5", .expect = SS_ERR_VALUE},
+    {.inputs = "B:5,3,3 P:5 P:5 P:5 P:5", .expect = SS_ERR_VALUE},
+    {.inputs = "B:", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:2,3,4,5", .expect = SS_ERR_SHAPE},
+    {.inputs = "I4:5", .expect = SS_ERR_DTYPE},
+    {.attrs = "use_running=1", .inputs = "B:5,3,3 P:5 P:5", .expect = SS_ERR_VALUE},
+    {.attrs = "momentum=-1", .inputs = "B:5,3,3 P:5 P:5", .expect = SS_ERR_VALUE},
+    {0},
+};
+
+const ss_op SS_FN(ss_op_batch_norm) = {
+    .name = "batch_norm",
+    .doc = "`y = gamma (x - mean) / sqrt(var + eps) + beta`, channel by channel. x and y `(B, C)`, `(B, C, L)` or `(B, C, H, W)`; gamma, beta, running_mean, running_var `(C)` or absent. Channels last "
+           "in memory.\n\n"
+           "In training mean and (biased) variance are those of the whole global batch, or of groups of `stats_lanes` lanes; otherwise, and with `use_running`, the running ones where they are given. "
+           "Training updates `running = (1 - momentum) running + momentum new` once a step, with the unbiased variance; groups are joined in order for it.\n\n"
+           "Order of sums: inside a lane one chain over samples and positions for the mean, divided by the count, then one fused chain of the squared differences; lanes are joined by Chan's "
+           "formula in the tree. Backward: the chains of gy and of gy (x - mean), the second times the inverse deviation, lanes joined by addition. Ioffe, Szegedy (2015).",
+    .flags = SS_OP_NEEDS_IN,
+    .attrs = attrs,
+    .infer = infer,
+    .backward_phases = 2,
+    .forward = forward,
+    .backward = backward,
+    .forward_ref = forward_ref,
+    .backward_ref = backward_ref,
+    .stat_len = stat_len,
+    .stat = stat,
+    .stat_join = stat_join,
+    .stat_done = stat_done,
+    .stat_lanes = stat_lanes,
+    .saved_bytes = saved_bytes,
+    .cost = cost,
+    .cases = cases,
+};

@@ -1,0 +1,221 @@
+/* Optimizers: equal bits on every instruction set and for every split of the range; against a reference in double; slots. */
+#include <assert.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/alloc.h"
+#include "optim/optim.h"
+
+enum { MOST = 1500, STEPS = 5 };
+static int checks, failures;
+
+#define CHECK(good, ...)                                   \
+    do {                                                   \
+        checks++;                                          \
+        if (!(good)) {                                     \
+            if (failures++ < 40) {                         \
+                printf("FAIL %s:%d: ", __FILE__, __LINE__); \
+                printf(__VA_ARGS__);                       \
+                printf("\n");                              \
+            }                                              \
+        }                                                  \
+    } while (0)
+
+/* A configuration: hypers not named keep their defaults. */
+typedef struct setting {
+    const char *name;
+    int slots;
+    struct {
+        const char *name;
+        double value;
+    } hyper[5];
+} setting;
+
+static const setting settings[] = {
+    {"sgd", 0, {{"lr", 0.1}}},
+    {"sgd", 0, {{"lr", 0.1}, {"weight_decay", 0.03}}},
+    {"sgd", 1, {{"lr", 0.1}, {"momentum", 0.9}}},
+    {"sgd", 1, {{"lr", 0.1}, {"momentum", 0.9}, {"dampening", 0.25}, {"weight_decay", 0.03}}},
+    {"sgd", 1, {{"lr", 0.1}, {"momentum", 0.8}, {"nesterov", 1}, {"weight_decay", 0.03}}},
+    {"adam", 2, {{"lr", 0.01}}},
+    {"adam", 2, {{"lr", 0.01}, {"weight_decay", 0.1}, {"beta1", 0.8}, {"beta2", 0.95}, {"eps", 1e-3}}},
+    {"adam", 3, {{"lr", 0.01}, {"amsgrad", 1}, {"beta2", 0.5}}},
+    {"adamw", 2, {{"lr", 0.01}}},
+    {"adamw", 2, {{"lr", 0.01}, {"weight_decay", 0.5}, {"beta1", 0.8}, {"beta2", 0.95}, {"eps", 1e-3}}},
+    {"adamw", 3, {{"lr", 0.01}, {"amsgrad", 1}, {"beta2", 0.5}, {"weight_decay", 0.5}}},
+};
+enum { SETTINGS = sizeof settings / sizeof settings[0] };
+
+static double value_of(const ss_optim *o, const double *hyper, const char *name) {
+    for (int i = 0; o->hypers[i].name; i++)
+        if (!strcmp(o->hypers[i].name, name)) return hyper[i];
+    return 0;
+}
+
+static bool fill_hypers(const ss_optim *o, const setting *s, double *hyper) {
+    int count = 0;
+    for (; o->hypers[count].name; count++) hyper[count] = o->hypers[count].initial;
+    for (int k = 0; k < 5 && s->hyper[k].name; k++) {
+        int found = -1;
+        for (int i = 0; i < count; i++)
+            if (!strcmp(o->hypers[i].name, s->hyper[k].name)) found = i;
+        if (found < 0) return false;
+        hyper[found] = s->hyper[k].value;
+    }
+    return count <= SS_MAX_HYPER;
+}
+
+static float random_float(uint32_t *state) {
+    *state = *state * 1664525u + 1013904223u;
+    return (float)(int32_t)*state * 0x1p-31f;
+}
+
+typedef struct numbers {
+    float param[MOST], slot[SS_MAX_SLOTS][MOST];
+} numbers;
+
+static void gradients(int64_t n, int step, float *grad) {
+    uint32_t state = 77u * (uint32_t)step;
+    for (int64_t i = 0; i < n; i++) grad[i] = random_float(&state) * (i % 7 == 3 ? 1e-4f : i % 11 == 5 ? 30.f : 1.f);
+    if (n > 20) grad[17] = step % 2 ? 0.f : 0.5f;
+}
+
+/* STEPS steps on n elements, each cut at multiples of `part`. Elements stand `shift` floats off their alignment. */
+static void run(const ss_optim *o, const double *hyper, int64_t n, int64_t part, int shift, numbers *out) {
+    static float grad[MOST + 16], param[MOST + 16], slot[SS_MAX_SLOTS][MOST + 16];
+    double derived[16];
+    uint32_t state = 5;
+    assert(o->derived <= 16);
+    for (int64_t i = 0; i < n; i++) param[shift + i] = random_float(&state);
+    memset(slot, 0, sizeof slot);
+    param[shift + n] = grad[shift + n] = 123.f;
+    for (int k = 0; k < SS_MAX_SLOTS; k++) slot[k][shift + n] = 123.f;
+    for (int step = 1; step <= STEPS; step++) {
+        gradients(n, step, grad + shift);
+        o->prepare(hyper, step, derived);
+        for (int64_t begin = 0; begin < n; begin += part) {
+            int64_t count = n - begin < part ? n - begin : part;
+            float *slots[SS_MAX_SLOTS] = {0};
+            for (int k = 0; k < o->slots(hyper); k++) slots[k] = slot[k] + shift + begin;
+            o->update(count, param + shift + begin, grad + shift + begin, slots, hyper, derived, step);
+        }
+    }
+    bool kept = param[shift + n] == 123.f;
+    for (int k = 0; k < SS_MAX_SLOTS; k++) kept = kept && slot[k][shift + n] == 123.f;
+    CHECK(kept, "%s wrote after the end of %lld elements", o->name, (long long)n);
+    memset(out, 0, sizeof *out);
+    memcpy(out->param, param + shift, (size_t)n * sizeof(float));
+    for (int k = 0; k < SS_MAX_SLOTS; k++) memcpy(out->slot[k], slot[k] + shift, (size_t)n * sizeof(float));
+}
+
+/* The formulas of torch.optim in double, one element. */
+static double reference(const ss_optim *o, const double *hyper, double p, int64_t i, int64_t n, double *slot0, double *slot1) {
+    static float grad[MOST];
+    double lr = value_of(o, hyper, "lr"), decay = value_of(o, hyper, "weight_decay"), a = 0, b = 0, top = 0;
+    for (int t = 1; t <= STEPS; t++) {
+        gradients(n, t, grad);
+        double g = (double)grad[i];
+        if (!strcmp(o->name, "sgd")) {
+            double momentum = value_of(o, hyper, "momentum");
+            g += decay * p;
+            if (momentum != 0) {
+                a = t == 1 ? g : momentum * a + (1 - value_of(o, hyper, "dampening")) * g;
+                g = value_of(o, hyper, "nesterov") != 0 ? g + momentum * a : a;
+            }
+            p -= lr * g;
+            continue;
+        }
+        double beta1 = value_of(o, hyper, "beta1"), beta2 = value_of(o, hyper, "beta2");
+        if (!strcmp(o->name, "adamw")) p *= 1 - lr * decay;
+        else g += decay * p;
+        a = beta1 * a + (1 - beta1) * g;
+        b = beta2 * b + (1 - beta2) * g * g;
+        top = b > top ? b : top;
+        double second = value_of(o, hyper, "amsgrad") != 0 ? top : b;
+        p -= lr * (a / (1 - pow(beta1, t))) / (sqrt(second / (1 - pow(beta2, t))) + value_of(o, hyper, "eps"));
+    }
+    *slot0 = a;
+    *slot1 = b;
+    return p;
+}
+
+static void check_setting(const setting *s) {
+    static numbers want, have;
+    static const int64_t lengths[] = {1, 3, 15, 16, 17, 31, 100, 255, 256, 257, 1001, 1487};
+    int index = ss_optim_find(s->name);
+    if (index < 0) {
+        CHECK(false, "no optimizer '%s'", s->name);
+        return;
+    }
+    const ss_optim *scalar = ss_optim_at(SS_ISA_SCALAR, index);
+    double hyper[SS_MAX_HYPER];
+    CHECK(fill_hypers(scalar, s, hyper), "%s lacks a hyperparameter", s->name);
+    CHECK(scalar->slots(hyper) == s->slots, "%s keeps %d slots, want %d", s->name, scalar->slots(hyper), s->slots);
+    for (int k = 0; k < s->slots; k++) CHECK(scalar->slot_names[k], "%s: slot %d has no name", s->name, k);
+
+    for (size_t j = 0; j < sizeof lengths / sizeof lengths[0]; j++) {
+        int64_t n = lengths[j];
+        run(scalar, hyper, n, n, 0, &want);
+        uint64_t allocations = ss_alloc_count();
+        for (int isa = 0; isa < SS_ISA_COUNT; isa++) {
+            const ss_cpu *cpu = ss_cpu_features();
+            if ((isa == SS_ISA_AVX2 && !(cpu->avx2 && cpu->fma)) || (isa == SS_ISA_AVX512 && !cpu->avx512)) continue;
+            const int64_t parts[] = {n, 1, 7, 16, 48, 260, n / 2 + 1};
+            for (size_t k = 0; k < sizeof parts / sizeof parts[0]; k++) {
+                run(ss_optim_at((ss_isa)isa, index), hyper, n, parts[k], (int)(k % 3), &have);
+                CHECK(!memcmp(&want, &have, sizeof want), "%s, %s, %lld elements in parts of %lld: other bits", s->name, ss_isa_name((ss_isa)isa), (long long)n, (long long)parts[k]);
+            }
+        }
+        CHECK(ss_alloc_count() == allocations, "%s allocates", s->name);
+    }
+
+    int64_t n = 101; /* want holds the longest length; run again */
+    uint32_t state = 5;
+    run(scalar, hyper, n, n, 0, &want);
+    for (int64_t i = 0; i < n; i++) {
+        double a, b, start = (double)random_float(&state), p = reference(scalar, hyper, start, i, n, &a, &b);
+        CHECK(fabs((double)want.param[i] - p) <= 4e-6 * fmax(1, fabs(p)), "%s element %lld: %.9g, double gives %.9g", s->name, (long long)i, (double)want.param[i], p);
+        if (s->slots > 0) CHECK(fabs((double)want.slot[0][i] - a) <= 4e-6 * fmax(1, fabs(a)), "%s slot 0 element %lld: %.9g, double gives %.9g", s->name, (long long)i, (double)want.slot[0][i], a);
+        if (s->slots > 1) CHECK(fabs((double)want.slot[1][i] - b) <= 4e-6 * fmax(1, fabs(b)), "%s slot 1 element %lld: %.9g, double gives %.9g", s->name, (long long)i, (double)want.slot[1][i], b);
+        CHECK((double)want.param[i] != start, "%s left element %lld as it was", s->name, (long long)i);
+    }
+}
+
+/* NaN gradients reach the parameter and stay in their element; a zero gradient from the start moves nothing. */
+static void check_special(const char *name) {
+    int index = ss_optim_find(name);
+    if (index < 0) return;
+    for (int isa = 0; isa < SS_ISA_COUNT; isa++) {
+        const ss_cpu *cpu = ss_cpu_features();
+        if ((isa == SS_ISA_AVX2 && !(cpu->avx2 && cpu->fma)) || (isa == SS_ISA_AVX512 && !cpu->avx512)) continue;
+        const ss_optim *o = ss_optim_at((ss_isa)isa, index);
+        double hyper[SS_MAX_HYPER], derived[16];
+        float param[33], grad[33], slot[SS_MAX_SLOTS][33] = {{0}}, *slots[SS_MAX_SLOTS] = {slot[0], slot[1], slot[2]};
+        fill_hypers(o, &(setting){name, 0, {{"weight_decay", 0}, {"amsgrad", 1}}}, hyper);
+        if (!strcmp(name, "sgd")) fill_hypers(o, &(setting){name, 0, {{"momentum", 0.9}}}, hyper);
+        for (int i = 0; i < 33; i++) {
+            param[i] = 1.5f;
+            grad[i] = i == 21 ? NAN : 0.f;
+        }
+        for (int step = 1; step <= 2; step++) {
+            o->prepare(hyper, step, derived);
+            o->update(33, param, grad, slots, hyper, derived, step);
+        }
+        for (int i = 0; i < 33; i++) CHECK(i == 21 ? param[i] != param[i] : param[i] == 1.5f, "%s, %s: element %d is %g", name, ss_isa_name((ss_isa)isa), i, (double)param[i]);
+    }
+}
+
+int main(void) {
+    for (int i = 0; i < SETTINGS; i++) {
+        int before = failures;
+        check_setting(&settings[i]);
+        printf("%s %s (setting %d)\n", failures == before ? "ok  " : "FAIL", settings[i].name, i);
+    }
+    check_special("sgd");
+    check_special("adam");
+    check_special("adamw");
+    printf("%d checks, %d failures\n", checks, failures);
+    return failures != 0;
+}

@@ -1,0 +1,102 @@
+/* A session: a program bound to memory, and the step that runs it. The Python Plan is this.
+ *
+ * Life of a step: the schedule is set for the batch; `prepare` checks labels and sums denominators, which all ranks exchange together with the status and rank 0's hyper-parameters (so a bad
+ * label on one rank is an error on every rank before any work starts); then every thread walks the instructions, segment by segment, sweep by sweep; buckets of gradients leave as
+ * they complete; each rank folds and updates its pieces and the parameters are gathered; at the end the sums of losses and metrics are joined.
+ */
+#ifndef SS_TRAIN_SESSION_H
+#define SS_TRAIN_SESSION_H
+#include "comm/exchange.h"
+#include "plan/program.h"
+#include "train/model.h"
+#include "train/trace.h"
+
+enum { SS_MAX_RESULTS = 64 };
+
+/* A statistic at run time. */
+typedef struct ss_stat_memory {
+    float *lanes;  /* [most local lanes][length] */
+    float *groups; /* [groups][length] */
+    int join;      /* index in session.join */
+} ss_stat_memory;
+
+typedef struct ss_bucket {
+    int64_t begin, end; /* elements of the gradient vector */
+    int ready;          /* instruction after which it is complete */
+    bool extra;         /* a further use of a shared parameter */
+} ss_bucket;
+
+/* What another use of a shared parameter adds to its gradient. */
+typedef struct ss_extra {
+    int bucket, home; /* buckets of the same length: their pieces have the same owners */
+    int64_t offset;
+} ss_extra;
+
+typedef struct ss_options {
+    int64_t batch;
+    bool training, with_results, gradients;
+    int lanes, lanes_at_once; /* 0: the defaults */
+} ss_options;
+
+typedef struct ss_session {
+    ss_model *model;
+    ss_program *program;
+    ss_schedule *schedule;
+    ss_group_join **join; /* [joins] one for each size of group; join[0] is the whole batch */
+    int *join_lanes;
+    int joins;
+    ss_stat_memory *stat;
+    ss_exchange *exchange; /* NULL on one rank or without training */
+    ss_trace *trace;
+
+    int *parameter, *state;     /* the graph's index -> the model's */
+    int64_t *slot_offset;       /* of each gradient slot in the gradient vector */
+    int64_t gradient_elements;
+    ss_bucket *bucket;
+    ss_extra *extra;
+    int buckets, extras;
+
+    ss_arena *arena;
+    char *activations;
+    char *scratch;
+    float *gradient; /* [most_blocks][gradient_elements] */
+    char **input[2]; /* two sets: a loader fills one while the other trains */
+    int64_t *input_bytes; /* a sample */
+    int inputs;
+    float *lane_value;   /* [prepares or results][lanes of this rank] */
+    float *gathered;     /* scratch of joins: [lanes][longest] */
+    double *denominator; /* [prepares] */
+    int64_t longest;     /* longest statistic, in floats */
+
+    bool training, gradients;
+    int results;
+    /* of the step in progress */
+    int set;            /* input set */
+    int64_t batch;
+    bool update;
+    float **destination; /* outputs are copied there, or NULL */
+    ss_status status;
+    ss_error error;
+    /* measured time, when profiling */
+    bool profiling;
+    double *seconds;
+    uint64_t *calls;
+    double exchange_seconds;
+} ss_session;
+
+ss_status ss_session_create(ss_model *m, const ss_graph *g, const ss_options *o, ss_session **out, ss_error *err);
+void ss_session_free(ss_session *s);
+
+/* Runs one batch whose rows of this rank lie in input set `set`. local: SS_OK, or why this rank cannot take part (its err is filled): then all ranks fail together.
+ * results: [results][2] sums and denominators (may be NULL). outputs: one array an output for this rank's rows, or NULL. */
+ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool update, ss_status local, double *results, float **outputs, ss_error *err);
+/* The rows of a global batch that this rank holds. */
+void ss_session_rows(const ss_session *s, int64_t batch, int64_t *begin, int64_t *end);
+
+/* Every rank holds the optimizer state of its own pieces; this completes it everywhere. Collective. */
+ss_status ss_session_gather_slots(ss_session *s, ss_error *err);
+
+/* The gradient of a parameter after a step (whole vector on one rank, or with options.gradients). */
+const float *ss_session_gradient(const ss_session *s, int parameter);
+
+#endif

@@ -1,0 +1,523 @@
+/* One training or inference step. See train/session.h for its life. */
+#include <assert.h>
+#include <string.h>
+#include <time.h>
+#include "comm/collective.h"
+#include "train/session.h"
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- pointers ---- */
+
+static char *resolve(const ss_session *s, ss_ref ref, const ss_sweep *w) {
+    const ss_program *p = s->program;
+    switch (ref.kind) {
+    case SS_REF_NONE:
+        return NULL;
+    case SS_REF_BUFFER: {
+        const ss_buffer *b = &p->buffer[ref.index];
+        return s->activations + b->offset + (b->full ? w->row0 * b->sample_bytes : 0);
+    }
+    case SS_REF_INPUT:
+        return s->input[s->set][ref.index] + w->row0 * s->input_bytes[ref.index];
+    case SS_REF_PARAMETER:
+        return (char *)(s->model->values + s->model->parameter[s->parameter[ref.index]].offset);
+    case SS_REF_STATE:
+        return (char *)(s->model->states_at + s->model->state[s->state[ref.index]].offset);
+    case SS_REF_GRADIENT:
+        return (char *)(s->gradient + w->top * s->gradient_elements + s->slot_offset[ref.index]);
+    }
+    return NULL;
+}
+
+static double denominator_of(const ss_session *s, int node) {
+    const ss_program *p = s->program;
+    for (int k = 0; k < p->prepares; k++)
+        if (p->instruction[p->prepare[k]].node == node) return s->denominator[k];
+    return 1;
+}
+
+/* Fills a call for one sweep. */
+static void bind(const ss_session *s, const ss_instruction *i, const ss_sweep *w, ss_call *c) {
+    *c = i->call;
+    for (int k = 0; k < c->n_in; k++) {
+        c->in[k] = resolve(s, i->in[k], w);
+        c->grad_in[k] = resolve(s, i->grad_in[k], w);
+        c->block_stride[k] = s->gradient_elements;
+    }
+    c->out[0] = resolve(s, i->out, w);
+    c->grad_out[0] = resolve(s, i->grad_out, w);
+    c->saved = resolve(s, i->saved, w);
+    c->scratch = s->scratch;
+    c->rows = w->rows;
+    c->sample0 = s->schedule->first_row + w->row0;
+    c->batch = s->batch;
+    c->fold = &w->fold;
+    c->seed = s->model->seed;
+    c->step = (uint32_t)s->model->step;
+    if (i->stat >= 0) {
+        const ss_stat *stat = &s->program->stat[i->stat];
+        const ss_stat_memory *memory = &s->stat[i->stat];
+        const ss_group_join *join = s->join[memory->join];
+        c->lane_stat = memory->lanes + w->first_lane * stat->length;
+        c->stat = memory->groups;
+        c->stat_group = join->local_group + w->first_lane;
+        c->stat_groups = join->groups;
+        if (stat->result) c->denominator = denominator_of(s, i->node);
+    }
+}
+
+/* ---- joins over lanes and ranks ---- */
+
+static void join_vectors(const ss_instruction *i, const ss_call *c, bool backward, int64_t length, float *a, const float *b) {
+    if (i && i->op->stat_join) {
+        i->op->stat_join(c, backward, a, b);
+        return;
+    }
+    for (int64_t k = 0; k < length; k++) a[k] += b[k];
+}
+
+/* Folds the rank's lane vectors into its blocks (in place), gathers all ranks' blocks and folds those into one vector a group. */
+static ss_status join_lanes(ss_session *s, const ss_group_join *join, const ss_instruction *i, const ss_call *c, bool backward, int64_t length,
+                            float *lanes, float *groups, ss_error *err) {
+    const ss_schedule *w = s->schedule;
+    size_t bytes = (size_t)length * 4;
+    int top = 0;
+    for (int k = 0; k < w->lanes_used; k++) {
+        if (top != k) memmove(lanes + top * length, lanes + k * length, bytes);
+        top++;
+        for (int n = join->local_adds[k]; n > 0; n--, top--)
+            join_vectors(i, c, backward, length, lanes + (top - 2) * length, lanes + (top - 1) * length);
+    }
+    assert(top == join->blocks[w->rank]);
+    float *all = lanes;
+    if (w->ranks > 1) {
+        size_t offset[SS_MAX_LANES], size[SS_MAX_LANES], at = 0; /* ranks never exceed lanes */
+        for (int r = 0; r < w->ranks; r++) {
+            offset[r] = at;
+            size[r] = (size_t)join->blocks[r] * bytes;
+            at += size[r];
+        }
+        all = s->gathered;
+        if (top) memcpy((char *)all + offset[w->rank], lanes, size[w->rank]);
+        ss_status status = ss_allgather(s->model->transport, all, offset, size, err);
+        if (status != SS_OK) return status;
+    }
+    top = 0;
+    for (int k = 0; k < join->total; k++) {
+        if (top != k) memmove(all + top * length, all + k * length, bytes);
+        top++;
+        for (int n = join->global_adds[k]; n > 0; n--, top--)
+            join_vectors(i, c, backward, length, all + (top - 2) * length, all + (top - 1) * length);
+        bool last = k + 1 == join->total || join->block_group[k + 1] != join->block_group[k];
+        if (last) memcpy(groups + join->block_group[k] * length, all + --top * length, bytes);
+    }
+    assert(top == 0);
+    return SS_OK;
+}
+
+static ss_status join_stat(ss_session *s, const ss_instruction *i, ss_error *err) {
+    const ss_stat *stat = &s->program->stat[i->stat];
+    const ss_stat_memory *memory = &s->stat[i->stat];
+    ss_call c;
+    bind(s, i, &s->schedule->sweep[0], &c);
+    c.threads = 1;
+    ss_status status = join_lanes(s, s->join[memory->join], i, &c, stat->backward, stat->length, memory->lanes, memory->groups, err);
+    if (status == SS_OK && i->op->stat_done) i->op->stat_done(&c, stat->backward);
+    return status;
+}
+
+/* ---- the beginning of a step: labels, denominators, agreement ---- */
+
+typedef struct announcement {
+    int32_t code;
+    int64_t batch, step;
+    double hyper[SS_MAX_HYPER], derived[SS_MAX_DERIVED];
+    char message[SS_ERROR_TEXT];
+} announcement;
+
+static ss_status prepare_local(ss_session *s, ss_error *err) {
+    const ss_program *p = s->program;
+    const ss_schedule *w = s->schedule;
+    ss_sweep whole = {.fold = w->whole, .rows = w->rows};
+    for (int k = 0; k < p->prepares; k++) {
+        const ss_instruction *i = &p->instruction[p->prepare[k]];
+        ss_call c;
+        bind(s, i, &whole, &c);
+        for (int j = 0; j < c.n_in; j++)
+            if (i->in[j].kind == SS_REF_BUFFER) c.in[j] = NULL; /* not computed yet */
+        c.out[0] = NULL;
+        c.threads = 1;
+        c.lane_stat = s->lane_value + (int64_t)k * w->lanes;
+        ss_status status = w->rows ? i->op->prepare(&c, err) : SS_OK;
+        if (status != SS_OK) {
+            if (*i->layer) ss_error_prefix(err, "layer '%s': ", i->layer);
+            return status;
+        }
+    }
+    return SS_OK;
+}
+
+/* Every rank learns whether all can go on, and rank 0's hyper-parameters. */
+static ss_status agree(ss_session *s, ss_status local, ss_error *err) {
+    enum { STACK_RANKS = 16 };
+    ss_model *m = s->model;
+    announcement mine = {.code = local, .batch = s->batch, .step = m->step}, own[STACK_RANKS];
+    size_t offset[SS_MAX_LANES], size[SS_MAX_LANES];
+    int ranks = m->transport->size;
+    if (local != SS_OK && err) memcpy(mine.message, err->message, sizeof mine.message);
+    memcpy(mine.hyper, m->hyper, sizeof mine.hyper);
+    memcpy(mine.derived, m->derived, sizeof mine.derived);
+    /* In rounds of at most STACK_RANKS, so that the messages of thousands of ranks need no heap: everyone hears rank 0 and the first that failed. */
+    ss_status worst = SS_OK;
+    announcement first = mine, failed;
+    int failed_rank = -1;
+    for (int base = 0; base < ranks; base += STACK_RANKS) {
+        int count = ranks - base < STACK_RANKS ? ranks - base : STACK_RANKS;
+        for (int r = 0; r < ranks; r++) {
+            bool inside = r >= base && r < base + count;
+            offset[r] = inside ? (size_t)(r - base) * sizeof mine : 0;
+            size[r] = inside ? sizeof mine : 0;
+        }
+        if (m->transport->rank >= base && m->transport->rank < base + count) own[m->transport->rank - base] = mine;
+        ss_status status = ss_allgather(m->transport, own, offset, size, err);
+        if (status != SS_OK) return status;
+        if (base == 0) first = own[0];
+        for (int r = 0; r < count && failed_rank < 0; r++) {
+            if (own[r].code != SS_OK) {
+                worst = own[r].code;
+                failed = own[r];
+                failed_rank = base + r;
+            } else if (own[r].batch != first.batch || own[r].step != first.step) {
+                return SS_FAIL(err, SS_ERR_VALUE, "ranks disagree: rank 0 is at step %lld with a batch of %lld, rank %d at step %lld with %lld",
+                               (long long)first.step, (long long)first.batch, base + r, (long long)own[r].step, (long long)own[r].batch);
+            }
+        }
+    }
+    if (worst != SS_OK) {
+        if (local == SS_OK) ss_error_set(err, worst, __FILE__, __LINE__, "rank %d: %s", failed_rank, failed.message);
+        else if (failed_rank >= 0) ss_error_prefix(err, "rank %d: ", m->transport->rank);
+        return local != SS_OK ? local : worst;
+    }
+    memcpy(m->hyper, first.hyper, sizeof first.hyper);
+    memcpy(m->derived, first.derived, sizeof first.derived);
+    return SS_OK;
+}
+
+static ss_status begin_step(ss_session *s, ss_status local, ss_error *err) {
+    const ss_program *p = s->program;
+    ss_status status = local;
+    if (s->training && s->model->optim->prepare) /* rank 0's result counts: libm differs between machines */
+        s->model->optim->prepare(s->model->hyper, s->model->step + 1, s->model->derived);
+    if (status == SS_OK) status = prepare_local(s, err);
+    if (s->model->transport->size > 1) status = agree(s, status, err);
+    if (status != SS_OK) return status;
+    for (int k = 0; k < p->prepares; k++) {
+        float total = 0;
+        status = join_lanes(s, s->join[0], NULL, NULL, false, 1, s->lane_value + (int64_t)k * s->schedule->lanes, &total, err);
+        if (status != SS_OK) return status;
+        const ss_instruction *i = &p->instruction[p->prepare[k]];
+        s->denominator[k] = total;
+        if ((i->op->flags & SS_OP_LOSS) && !(total > 0))
+            return SS_FAIL(err, SS_ERR_VALUE, "layer '%s': nothing to learn from: every label of the batch is ignored or has weight 0", i->layer);
+    }
+    return SS_OK;
+}
+
+/* ---- the walk of one thread ---- */
+
+typedef struct walk {
+    ss_session *s;
+    int thread, threads;
+} walk;
+
+static void meet(const walk *w) {
+    if (w->threads > 1) ss_pool_barrier(w->s->model->pool, w->thread);
+}
+
+/* Thread 0 does `call` when nothing has failed; the others learn the outcome at the barrier. True when all may go on. */
+#define LEAD(w, call)                                                                   \
+    do {                                                                                \
+        if ((w)->thread == 0 && (w)->s->status == SS_OK) (w)->s->status = (call);       \
+        meet(w);                                                                        \
+        if ((w)->s->status != SS_OK) return;                                            \
+    } while (0)
+
+static void trace_lanes(ss_session *s, const ss_instruction *i, const ss_call *c, const ss_sweep *w) {
+    const char *pass = i->backward ? "backward" : "forward", *op = i->sum ? "sum" : i->op->name;
+    int index = (int)(i - s->program->instruction);
+    for (int k = 0; k < w->fold.lanes; k++) {
+        uint64_t hash = SS_HASH_START;
+        int64_t row = w->fold.row[k], rows = w->fold.row[k + 1] - row;
+        if (i->stage == SS_STAGE_STAT) {
+            int64_t length = s->program->stat[i->stat].length;
+            hash = ss_hash(hash, (float *)c->lane_stat + k * length, 4 * length);
+        } else if (!i->backward || i->sum) {
+            int64_t bytes = 4 * ss_shape_count(&c->out_shape[0]);
+            hash = ss_hash(hash, (char *)c->out[0] + row * bytes, rows * bytes);
+        } else {
+            for (int j = 0; j < c->n_in; j++) {
+                if (c->role[j] != SS_ROLE_BATCHED || !c->grad_in[j]) continue;
+                int64_t bytes = 4 * ss_shape_count(&c->in_shape[j]);
+                hash = ss_hash(hash, (char *)c->grad_in[j] + row * bytes, rows * bytes);
+            }
+        }
+        ss_trace_line(s->trace, s->model->step, index, pass, op, i->layer, w->fold.lane[k], hash);
+    }
+}
+
+static void run_instruction(const walk *w, const ss_instruction *i, const ss_sweep *sweep) {
+    ss_session *s = w->s;
+    ss_call c;
+    bind(s, i, sweep, &c);
+    c.thread = w->thread;
+    c.threads = w->threads;
+    double started = s->profiling && w->thread == 0 ? now() : 0;
+    for (c.phase = 0; c.phase < i->phases; c.phase++) {
+        if (i->stage == SS_STAGE_STAT) i->op->stat(&c, i->backward);
+        else if (i->backward && !i->sum) i->op->backward(&c);
+        else i->op->forward(&c);
+        meet(w);
+    }
+    if (w->thread == 0 && s->profiling) {
+        int64_t index = i - s->program->instruction;
+        s->seconds[index] += now() - started;
+        s->calls[index]++;
+    }
+    if (s->trace) {
+        if (w->thread == 0) trace_lanes(s, i, &c, sweep);
+        meet(w);
+    }
+}
+
+/* Joins the blocks of a sweep with those of the sweeps before it, for the slots that this segment filled. */
+static void merge_sweep(const walk *w, const ss_sweep *sweep, int segment) {
+    ss_session *s = w->s;
+    const ss_program *p = s->program;
+    int64_t stride = s->gradient_elements;
+    for (int k = 0; k < p->slots; k++) {
+        if (p->instruction[p->slot[k].instruction].segment != segment) continue;
+        int64_t count = s->model->parameter[s->parameter[p->slot[k].parameter]].count, begin, end;
+        ss_split(count, 16, w->thread, w->threads, &begin, &end);
+        float *base = s->gradient + s->slot_offset[k];
+        int top = sweep->top;
+        for (int b = 0; b < sweep->fold.blocks; b++) {
+            float *block = base + (sweep->top + b) * stride, *place = base + top * stride;
+            if (place != block) memcpy(place + begin, block + begin, (size_t)(end - begin) * 4);
+            top++;
+            for (int n = s->schedule->rank_adds[sweep->first_leaf + b]; n > 0; n--, top--) {
+                float *a = base + (top - 2) * stride, *c = base + (top - 1) * stride;
+                for (int64_t e = begin; e < end; e++) a[e] += c[e];
+            }
+        }
+    }
+    meet(w);
+}
+
+static void copy_outputs(const walk *w, const ss_sweep *sweep) {
+    ss_session *s = w->s;
+    const ss_program *p = s->program;
+    for (int k = 0; k < p->outputs; k++) {
+        int64_t bytes = 4 * ss_shape_count(&p->lowered->value[p->lowered->output[k]].shape), begin, end;
+        ss_split(sweep->rows, 1, w->thread, w->threads, &begin, &end);
+        if (end > begin)
+            memcpy((char *)s->destination[k] + (sweep->row0 + begin) * bytes, resolve(s, p->output[k], sweep) + begin * bytes, (size_t)((end - begin) * bytes));
+    }
+    meet(w);
+}
+
+static bool completes_bucket(const ss_session *s, int instruction) {
+    for (int b = 0; b < s->buckets; b++)
+        if (s->bucket[b].ready == instruction) return true;
+    return false;
+}
+
+static ss_status post_ready(ss_session *s, int instruction, ss_error *err) {
+    for (int b = 0; b < s->buckets; b++) {
+        if (s->bucket[b].ready != instruction) continue;
+        ss_status status = ss_exchange_post(s->exchange, b, s->gradient, s->gradient_elements, err);
+        if (status != SS_OK) return status;
+    }
+    return SS_OK;
+}
+
+static ss_status post_segment(ss_session *s, int segment, ss_error *err) {
+    const ss_program *p = s->program;
+    for (int k = 0; k < p->instructions; k++) {
+        if (p->instruction[k].segment != segment) continue;
+        ss_status status = post_ready(s, k, err);
+        if (status != SS_OK) return status;
+    }
+    return SS_OK;
+}
+
+static ss_status join_segment(ss_session *s, int segment, ss_error *err) {
+    const ss_program *p = s->program;
+    for (int k = 0; k < p->stats; k++) {
+        const ss_instruction *i = &p->instruction[p->stat[k].instruction];
+        if (p->stat[k].result || i->segment != segment) continue;
+        ss_status status = join_stat(s, i, err);
+        if (status != SS_OK) return status;
+    }
+    return SS_OK;
+}
+
+/* One update of elements [begin, end) of the parameters from the gradient in block 0, shared by the threads. */
+static void update(const walk *w, int64_t begin, int64_t end) {
+    ss_model *m = w->s->model;
+    int64_t from, to;
+    ss_split(end - begin, 16, w->thread, w->threads, &from, &to);
+    if (from == to) return;
+    float *slot[SS_MAX_SLOTS];
+    for (int k = 0; k < m->slots; k++) slot[k] = m->slot[k] + begin + from;
+    m->optim->update(to - from, m->values + begin + from, w->s->gradient + begin + from, slot, m->hyper, m->derived, m->step + 1);
+}
+
+static void add_extras(const walk *w, int bucket, int64_t begin, int64_t end) {
+    ss_session *s = w->s;
+    int64_t from, to;
+    ss_split(end - begin, 16, w->thread, w->threads, &from, &to);
+    for (int x = 0; x < s->extras; x++) {
+        if (s->extra[x].home != bucket) continue;
+        float *home = s->gradient + begin, *more = home + s->extra[x].offset;
+        for (int64_t e = from; e < to; e++) home[e] += more[e];
+    }
+}
+
+/* Folds, updates and gathers. On one rank block 0 of the gradient is complete as it lies. */
+static void finish_gradients(const walk *w) {
+    ss_session *s = w->s;
+    ss_error *err = &s->error;
+    int64_t begin, end, from, to;
+    if (s->exchange) {
+        for (int b = 0; b < s->buckets; b++) {
+            LEAD(w, ss_exchange_wait(s->exchange, b, err));
+            ss_exchange_piece(s->exchange, b, s->schedule->rank, &begin, &end);
+            ss_split(end - begin, 16, w->thread, w->threads, &from, &to);
+            ss_exchange_fold(s->exchange, b, begin + from, begin + to, s->gradient);
+            meet(w);
+        }
+    }
+    for (int b = 0; b < s->buckets; b++) {
+        if (s->bucket[b].extra) continue;
+        begin = s->bucket[b].begin;
+        end = s->bucket[b].end;
+        if (s->exchange) ss_exchange_piece(s->exchange, b, s->schedule->rank, &begin, &end);
+        add_extras(w, b, begin, end);
+        if (s->update) update(w, begin, end);
+        meet(w);
+        if (s->exchange && s->update) LEAD(w, ss_exchange_gather(s->exchange, b, s->model->values, err));
+    }
+    if (s->exchange) LEAD(w, ss_exchange_end(s->exchange, err));
+}
+
+/* Completes a vector of which every rank holds its own pieces. */
+static ss_status gather_pieces(ss_session *s, float *vector, ss_error *err) {
+    size_t offset[SS_MAX_LANES], size[SS_MAX_LANES];
+    for (int b = 0; b < s->buckets; b++) {
+        if (s->bucket[b].extra) continue;
+        for (int r = 0; r < s->schedule->ranks; r++) {
+            int64_t begin, end;
+            ss_exchange_piece(s->exchange, b, r, &begin, &end);
+            offset[r] = (size_t)begin * 4;
+            size[r] = (size_t)(end - begin) * 4;
+        }
+        ss_status status = ss_allgather(s->model->transport, vector, offset, size, err);
+        if (status != SS_OK) return status;
+    }
+    return SS_OK;
+}
+
+ss_status ss_session_gather_slots(ss_session *s, ss_error *err) {
+    ss_status status = SS_OK;
+    for (int k = 0; s->exchange && k < s->model->slots && status == SS_OK; k++) status = gather_pieces(s, s->model->slot[k], err);
+    return status;
+}
+
+static void walk_program(void *argument, int thread, int threads) {
+    ss_session *s = argument;
+    const ss_program *p = s->program;
+    const ss_schedule *sch = s->schedule;
+    walk w = {s, thread, threads};
+    int first = 0;
+    for (int segment = 0; segment < p->segments; segment++) {
+        int last = first;
+        while (last < p->instructions && p->instruction[last].segment == segment) last++;
+        for (int k = 0; k < sch->sweeps; k++) {
+            const ss_sweep *sweep = &sch->sweep[k];
+            for (int n = first; n < last && sweep->rows; n++) {
+                run_instruction(&w, &p->instruction[n], sweep);
+                if (s->exchange && sch->sweeps == 1 && completes_bucket(s, n)) LEAD(&w, post_ready(s, n, &s->error));
+            }
+            if (p->training && sch->sweeps > 1) merge_sweep(&w, sweep, segment);
+            if (s->destination && segment == p->segments - 1) copy_outputs(&w, sweep);
+        }
+        /* A rank without a sample in the batch posts nothing of its own, but takes part. */
+        if (s->exchange && (sch->sweeps > 1 || !sch->rows)) LEAD(&w, post_segment(s, segment, &s->error));
+        if (segment < p->segments - 1) LEAD(&w, join_segment(s, segment, &s->error));
+        first = last;
+    }
+    if (p->training) finish_gradients(&w);
+}
+
+/* Sums and denominators of losses and metrics. */
+static ss_status finish_results(ss_session *s, double *results, ss_error *err) {
+    const ss_program *p = s->program;
+    for (int k = 0; k < p->results; k++) {
+        float sum = 0;
+        const ss_stat_memory *memory = &s->stat[p->result_stat[k]];
+        ss_status status = join_lanes(s, s->join[0], NULL, NULL, false, 1, memory->lanes, &sum, err);
+        if (status != SS_OK) return status;
+        results[2 * k] = sum;
+        results[2 * k + 1] = s->denominator[p->result_prepare[k]];
+    }
+    return SS_OK;
+}
+
+static void trace_parameters(ss_session *s) {
+    const ss_model *m = s->model;
+    if (!s->trace || m->transport->rank != 0) return;
+    for (int k = 0; k < m->parameters; k++)
+        if (m->parameter[k].trainable)
+            ss_trace_line(s->trace, m->step, s->program->instructions + k, "update", m->optim->name, m->parameter[k].name, -1,
+                          ss_hash(SS_HASH_START, m->values + m->parameter[k].offset, 4 * m->parameter[k].count));
+}
+
+ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool do_update, ss_status local, double *results, float **outputs, ss_error *err) {
+    ss_status status = SS_OK;
+    double ignored[2 * SS_MAX_RESULTS];
+    assert(batch >= 1 && batch <= s->schedule->most_batch);
+    s->set = set;
+    s->batch = batch;
+    s->update = do_update && s->training;
+    s->destination = outputs;
+    s->status = SS_OK;
+    if (s->schedule->batch != batch) {
+        ss_schedule_set(s->schedule, batch);
+        for (int k = 0; k < s->joins; k++) ss_group_join_set(s->join[k], s->schedule, s->join_lanes[k]);
+    }
+    SS_TRY(begin_step(s, local, err));
+    if (s->exchange) ss_exchange_begin(s->exchange, batch);
+    /* From here on a failure is one of communication, and leaves the parameters half way. */
+    status = ss_pool_run(s->model->pool, walk_program, s, err);
+    if (status == SS_OK && s->status != SS_OK) {
+        status = s->status;
+        if (err) *err = s->error;
+    }
+    if (status == SS_OK && s->exchange && s->gradients) status = gather_pieces(s, s->gradient, err);
+    if (status == SS_OK && s->program->results) status = finish_results(s, results ? results : ignored, err);
+    if (status != SS_OK) {
+        s->model->broken = s->training;
+        goto done;
+    }
+    if (s->update) {
+        trace_parameters(s);
+        s->model->step++;
+    }
+done:
+    return status;
+}

@@ -1,0 +1,343 @@
+"""Tracing: `forward` runs once on symbolic tensors, and what it does to them becomes the core's graph."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core
+
+if TYPE_CHECKING:
+    from .nn._stored import Stored
+    from .nn.module import Module
+
+_local = threading.local()
+
+
+def active() -> Trace | None:
+    """The trace that runs in this thread."""
+    return getattr(_local, "trace", None)
+
+
+class Batch:
+    """The size of the batch while a network is traced: `B, C, H, W = x.shape` gives one. It may be passed on to reshape and view; it has no value yet."""
+
+    def __init__(self, factor: int = 1) -> None:
+        self.factor = factor
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, (int, np.integer)) and not isinstance(other, bool) and other > 0:
+            return Batch(self.factor * int(other))
+        return NotImplemented
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> Any:
+        if isinstance(other, (int, np.integer)) and other > 0 and self.factor % other == 0:
+            return Batch(self.factor // int(other))
+        return NotImplemented
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Batch) and other.factor == self.factor
+
+    def __hash__(self) -> int:
+        return hash((Batch, self.factor))
+
+    def __index__(self) -> int:
+        raise TypeError("the batch size is not known while a network is traced: pass x.shape[0] on to reshape or view, or use -1")
+
+    __int__ = __index__
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return "B" if self.factor == 1 else f"B*{self.factor}"
+
+
+class Trace:
+    """One pass through a network: its graph, the parameters it met, and the modules that were called.
+
+    Use as a context manager; inside, calls of modules and of samestep.nn.functional add nodes.
+    """
+
+    def __init__(self, root: Module | None = None) -> None:
+        self.graph = _core.Graph()
+        self.root = root
+        self.stored: dict[str, Stored] = {}  # by the name in the graph
+        self.constants: dict[str, np.ndarray[Any, Any]] = {}
+        self.calls: list[tuple[str, Module, tuple[int, ...] | None]] = []
+        self._values: dict[int, int] = {}  # id of a stored array -> value
+        self._keep: list[Any] = []  # keeps those ids from being reused
+        self._layers: list[str] = []
+        self._module_names: dict[int, str] = {}
+        self._stored_names: dict[int, str] = {}
+        if root is not None:
+            self._module_names = {id(module): name for name, module in root.named_modules()}
+            for name, item in [*root.named_parameters(), *root.named_buffers()]:
+                self._stored_names[id(item)] = name
+
+    def __enter__(self) -> Trace:
+        if active() is not None:
+            raise RuntimeError("a network cannot be compiled or traced inside another network's forward")
+        _local.trace = self
+        return self
+
+    def __exit__(self, *unused: Any) -> None:
+        _local.trace = None
+
+    @property
+    def layer(self) -> str:
+        """Path of the module that runs, for messages."""
+        return self._layers[-1] if self._layers else ""
+
+    def run(self, module: Module, inputs: tuple[Any, ...]) -> Any:
+        """Calls a module's forward under its name."""
+        name = self._module_names.get(id(module)) or type(module).__name__
+        place = len(self.calls)
+        self.calls.append((name, module, None))
+        self._layers.append(name)
+        try:
+            result = module.forward(*inputs)
+        finally:
+            self._layers.pop()
+        self.calls[place] = (name, module, result.sample_shape if isinstance(result, Tensor) else None)
+        return result
+
+    def input(self, name: str, shape: Sequence[int], dtype: str = "float32") -> Tensor:
+        return Tensor(self, self.graph.input(name, [int(extent) for extent in shape], dtype))
+
+    def value(self, item: Any) -> int | None:
+        """The number of anything that can be an input of a node; arrays become constants."""
+        from .nn._stored import Buffer, Parameter, Stored
+
+        if item is None:
+            return None
+        if isinstance(item, Tensor):
+            if item.trace is not self:
+                raise ValueError(f"{self._prefix()}a tensor of another trace was kept; forward must use its own inputs only")
+            return item.value
+        if id(item) in self._values:
+            return self._values[id(item)]
+        if isinstance(item, Stored):
+            name = self._stored_names.get(id(item))
+            if name is None:
+                if self.root is not None:
+                    raise ValueError(
+                        f"{self._prefix()}a {item._kind} of shape {item.shape} is used that is not registered: assign it to an attribute of a Module, "
+                        "and lists of modules to nn.ModuleList"
+                    )
+                name = f"{item._kind}{len(self.stored)}"
+            if isinstance(item, Buffer):
+                number = self.graph.buffer(name, item.shape)
+            else:
+                assert isinstance(item, Parameter)
+                number = self.graph.parameter(name, item.shape, item.requires_grad)
+            self.stored[name] = item
+        else:
+            number = self.constant(item).value
+        self._values[id(item)] = number
+        self._keep.append(item)
+        return number
+
+    def constant(self, values: Any, buffer: bool = False) -> Tensor:
+        """An array that no training changes."""
+        array = np.array(values, dtype=np.float32, order="C")
+        name = f"constant.{len(self.constants)}"
+        self.constants[name] = array
+        return Tensor(self, self.graph.buffer(name, array.shape) if buffer else self.graph.parameter(name, array.shape, False))
+
+    def emit(self, op: str, inputs: Sequence[Any], attrs: Mapping[str, float] | None = None, layer: str | None = None) -> Tensor:
+        """Adds a node. Shape errors are ValueErrors that name the layer."""
+        values = [self.value(item) for item in inputs]
+        return Tensor(self, self.graph.node(op, values, dict(attrs or {}), self.layer if layer is None else layer))
+
+    def _prefix(self) -> str:
+        return f"layer '{self.layer}': " if self.layer else ""
+
+    def error(self, message: str) -> ValueError:
+        return ValueError(self._prefix() + message)
+
+    def signature(self) -> Any:
+        """Equal for two traces of one network."""
+        leaves = [(name, item.shape, getattr(item, "requires_grad", None)) for name, item in self.stored.items()]
+        constants = [(name, array.shape, array.tobytes()) for name, array in self.constants.items()]
+        return self.graph.nodes(), leaves, constants
+
+
+class Tensor:
+    """A symbolic tensor inside `forward`: it has a shape and operators, and no numbers. The first axis is the batch."""
+
+    __array_ufunc__ = None  # NumPy leaves the operators to this class
+
+    def __init__(self, trace: Trace, value: int) -> None:
+        self.trace = trace
+        self.value = value
+        self.sample_shape: tuple[int, ...] = tuple(trace.graph.shape(value))
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """(B, ...), where B is symbolic."""
+        return (Batch(), *self.sample_shape)
+
+    @property
+    def ndim(self) -> int:
+        return 1 + len(self.sample_shape)
+
+    def dim(self) -> int:
+        """Number of axes, the batch included."""
+        return self.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or one extent of it."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def axis(self, dim: Any, what: str) -> int:
+        """`dim` (which counts the batch as axis 0) among the axes of one sample."""
+        if not isinstance(dim, (int, np.integer)):
+            raise TypeError(f"{self.trace._prefix()}{what} must be a whole number, not {dim!r}")
+        number = int(dim) + (self.ndim if dim < 0 else 0)
+        if not 0 <= number < self.ndim:
+            raise self.trace.error(f"{what}={dim} is not an axis of a tensor of shape {self.shape}")
+        if number == 0:
+            raise self.trace.error(f"{what}={dim} is the batch axis; samples of a batch are independent of each other")
+        return number - 1
+
+    # --- shapes
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """Another shape of the same elements; the batch axis (x.shape[0] or -1) stays first. One extent may be -1."""
+        wanted = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        if not wanted:
+            raise self.trace.error("reshape needs a shape")
+        first, rest = wanted[0], [extent if isinstance(extent, Batch) else int(extent) for extent in wanted[1:]]
+        total = math.prod(self.sample_shape)
+        text = f"a tensor of shape {self.shape} cannot take the shape ({', '.join(map(str, wanted))})"
+        if any(isinstance(extent, Batch) for extent in rest) or any(extent < -1 for extent in rest) or rest.count(-1) > 1:
+            raise self.trace.error(text)
+        if isinstance(first, Batch):
+            if first.factor != 1:
+                raise self.trace.error(f"{text}: the batch axis must stay as it is")
+            if -1 in rest:
+                known = -math.prod(rest)
+                if known == 0 or total % known:
+                    raise self.trace.error(text)
+                rest[rest.index(-1)] = total // known
+            if math.prod(rest) != total:
+                raise self.trace.error(text)
+        elif first != -1 or -1 in rest or math.prod(rest) != total:
+            raise self.trace.error(f"{text}: the batch axis must stay as it is; write x.shape[0] for it")
+        return self._reshaped(tuple(rest))
+
+    view = reshape
+
+    def _reshaped(self, shape: tuple[int, ...]) -> Tensor:
+        if shape == self.sample_shape:
+            return self
+        attrs: dict[str, float] = {"rank": len(shape)}
+        attrs.update({f"dim{i}": extent for i, extent in enumerate(shape)})
+        return self.trace.emit("reshape", [self], attrs)
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+        """Joins the axes start_dim to end_dim; start_dim must be at least 1 here, as the batch axis stays."""
+        from .nn import functional
+
+        return functional.flatten(self, start_dim, end_dim)
+
+    def unsqueeze(self, dim: int) -> Tensor:
+        """A new axis of extent 1 at `dim`."""
+        number = int(dim) + (self.ndim + 1 if dim < 0 else 0)
+        if not 1 <= number <= self.ndim:
+            raise self.trace.error(f"unsqueeze: dim={dim} is not possible for a tensor of shape {self.shape}")
+        shape = self.sample_shape
+        return self._reshaped((*shape[: number - 1], 1, *shape[number - 1 :]))
+
+    def squeeze(self, dim: int | None = None) -> Tensor:
+        """Without the axis `dim`, or all axes, of extent 1; the batch axis stays."""
+        if dim is None:
+            return self._reshaped(tuple(extent for extent in self.sample_shape if extent != 1))
+        axis = self.axis(dim, "dim")
+        shape = self.sample_shape
+        return self._reshaped(shape[:axis] + shape[axis + 1 :]) if shape[axis] == 1 else self
+
+    def contiguous(self) -> Tensor:
+        """The tensor itself; memory layouts are the plan's business."""
+        return self
+
+    # --- arithmetic
+
+    def __add__(self, other: Any) -> Tensor:
+        from .nn import functional
+
+        return functional.add(self, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Tensor:
+        if isinstance(other, Tensor) or _is_number(other) or isinstance(other, np.ndarray):
+            return self + (-other)
+        return -((-self) + other)  # a parameter: a + (-b) without a node that has no sample
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return (-self) + other
+
+    def __mul__(self, other: Any) -> Tensor:
+        from .nn import functional
+
+        return functional.mul(self, other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Tensor:
+        from .nn import functional
+
+        if _is_number(other):
+            if other == 0:
+                raise self.trace.error("division by 0")
+            return functional.scale(self, 1.0 / float(other))
+        if isinstance(other, np.ndarray):
+            return functional.mul(self, 1.0 / other)
+        raise TypeError(f"{self.trace._prefix()}a tensor can be divided by a number, not by {type(other).__name__}")
+
+    def __neg__(self) -> Tensor:
+        from .nn import functional
+
+        return functional.scale(self, -1.0)
+
+    def __pos__(self) -> Tensor:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _METHODS:
+            from .nn import functional
+
+            function = getattr(functional, name)
+            return lambda *args, **options: function(self, *args, **options)
+        raise AttributeError(
+            f"{self.trace._prefix()}a tensor has no '{name}' here; the operators are those of samestep.nn and samestep.nn.functional"
+        )
+
+    # --- what has no meaning before there are numbers
+
+    def _no_numbers(self, *unused: Any, **unused_too: Any) -> Any:
+        raise TypeError(
+            f"{self.trace._prefix()}a tensor of shape {self.shape} has no numbers while the network is traced: forward may use operators of samestep.nn, "
+            "samestep.nn.functional and the tensor's own, not NumPy, float() or conditions on values"
+        )
+
+    __array__ = __bool__ = __float__ = __int__ = __len__ = __iter__ = __lt__ = __le__ = __gt__ = __ge__ = __setitem__ = __getitem__ = _no_numbers
+
+    def __repr__(self) -> str:
+        return f"Tensor(shape={self.shape})"
+
+
+_METHODS = {"relu", "sigmoid", "tanh", "softmax", "log_softmax"}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
