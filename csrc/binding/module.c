@@ -210,6 +210,7 @@ static int execute(PyObject *self) {
     if (add_type(self, &comm_spec, &state->comm) || add_type(self, &graph_spec, &state->graph) || add_type(self, &model_spec, &state->model) ||
         add_type(self, &plan_spec, &state->plan))
         return -1;
+    Py_AtExit(ss_mpi_finalize); /* for programs that end without the package's own hook; does nothing the second time */
     return PyModule_AddIntConstant(self, "ORDER_VERSION", SS_ORDER_VERSION);
 }
 

@@ -30,8 +30,8 @@ static ss_graph *open_graph(PyObject *object) {
     return NULL;
 }
 
-static PyObject *answer(PyObject *self, ss_status status, int value, const ss_error *err) {
-    return status == SS_OK ? PyLong_FromLong(value) : binding_raise(binding_state_of(self), err);
+static PyObject *answer(PyObject *self, ss_status status, const int *value, const ss_error *err) {
+    return status == SS_OK ? PyLong_FromLong(*value) : binding_raise(binding_state_of(self), err);
 }
 
 static PyObject *graph_input(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -46,7 +46,7 @@ static PyObject *graph_input(PyObject *self, PyObject *args, PyObject *kwargs) {
     if (!g || binding_shape(sequence, &shape)) return NULL;
     bool is_int = !strcmp(dtype, "int32");
     if (!is_int && strcmp(dtype, "float32")) return PyErr_Format(PyExc_ValueError, "dtype must be 'float32' or 'int32', not '%s'", dtype);
-    return answer(self, ss_graph_input(g, name, &shape, is_int ? SS_I32 : SS_F32, &value, &err), value, &err);
+    return answer(self, ss_graph_input(g, name, &shape, is_int ? SS_I32 : SS_F32, &value, &err), &value, &err);
 }
 
 static PyObject *graph_parameter(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -59,7 +59,7 @@ static PyObject *graph_parameter(PyObject *self, PyObject *args, PyObject *kwarg
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sO|p", names, &name, &sequence, &trainable)) return NULL;
     ss_graph *g = open_graph(self);
     if (!g || binding_shape(sequence, &shape)) return NULL;
-    return answer(self, ss_graph_parameter(g, name, &shape, trainable, &value, &err), value, &err);
+    return answer(self, ss_graph_parameter(g, name, &shape, trainable, &value, &err), &value, &err);
 }
 
 static PyObject *graph_buffer(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -72,7 +72,7 @@ static PyObject *graph_buffer(PyObject *self, PyObject *args, PyObject *kwargs) 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sO", names, &name, &sequence)) return NULL;
     ss_graph *g = open_graph(self);
     if (!g || binding_shape(sequence, &shape)) return NULL;
-    return answer(self, ss_graph_buffer(g, name, &shape, &value, &err), value, &err);
+    return answer(self, ss_graph_buffer(g, name, &shape, &value, &err), &value, &err);
 }
 
 static PyObject *graph_node(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -96,7 +96,7 @@ static PyObject *graph_node(PyObject *self, PyObject *args, PyObject *kwargs) {
         if (PyErr_Occurred()) goto done;
     }
     if (binding_attrs(mapping, &attrs, &count)) goto done;
-    result = answer(self, ss_graph_node(g, op, in, (int)n, attrs, count, layer, &value, &err), value, &err);
+    result = answer(self, ss_graph_node(g, op, in, (int)n, attrs, count, layer, &value, &err), &value, &err);
 done:
     ss_free(attrs);
     Py_DECREF(fast);

@@ -32,6 +32,7 @@ static int64_t plain_cost(const ss_matmul *p, int64_t m, int64_t n) {
 }
 
 static int64_t turned_cost(const ss_matmul *p, int64_t m, int64_t n) {
+    if (p->b_row != 1) return INT64_MAX; /* a strip of B would be read across its rows */
     int64_t parts = (p->k + TURNED_K - 1) / TURNED_K;
     return n * p->k * ((m + VEC_WIDTH - 1) / VEC_WIDTH) + m * p->k * (p->a_row == 1 ? 1 : 4) / 4 + m * n * (2 * parts - 1) / 2;
 }

@@ -16,6 +16,7 @@
 
 #ifdef SS_F64
 
+static inline real if_r(int condition, real yes, real no) { return condition ? yes : no; }
 static inline real exp_r(real x) { return exp(x); }
 static inline real log_r(real x) { return log(x); }
 static inline real tanh_r(real x) { return tanh(x); }
@@ -33,6 +34,12 @@ static inline float vm_float(uint32_t w) {
     float x;
     memcpy(&x, &w, sizeof x);
     return x;
+}
+
+/* condition ? yes : no, on bits. Written as ?: GCC makes branches of it where only AVX2 is at hand, and does not vectorise the loop. */
+static inline float if_r(int condition, float yes, float no) {
+    uint32_t mask = -(uint32_t)condition;
+    return vm_float((vm_bits(yes) & mask) | (vm_bits(no) & ~mask));
 }
 
 /* 2^n * (1 + r + r^2 q(r)) with n = the whole number next to x / log 2, for -87.4 <= x <= 88.8; other x give something. */
@@ -55,8 +62,8 @@ static inline float vm_exp_core(float x) {
 /* e^x. */
 static inline float exp_r(float x) {
     float y = vm_exp_core(x);
-    y = x > 0x1.62e42ep6f ? INFINITY : y;
-    return x < -0x1.5d589ep6f ? 0.0f : y;
+    y = if_r(x > 0x1.62e42ep6f, INFINITY, y);
+    return if_r(x < -0x1.5d589ep6f, 0.0f, y);
 }
 
 /* Natural logarithm: -inf at +-0, NaN below. */
@@ -77,10 +84,9 @@ static inline float log_r(float x) {
     float large = n * 0x1.62e4p-1f, sum = large + f, rest = f - (sum - large);
     rest = fma_r(n, 0x1.7f7d1cp-20f, rest);
     float y = fma_r(f * f, q, rest) + sum;
-    /* By masks: a chain of selects between constants becomes branches, and GCC does not vectorise those. */
-    uint32_t high = -(uint32_t)(w == 0x7f800000u), wrong = -(uint32_t)(w > 0x7f800000u), zero = -(uint32_t)((w & 0x7fffffffu) < 0x00800000u);
-    uint32_t out = vm_bits(y) & ~(high | wrong | zero);
-    return vm_float(out | (high & 0x7f800000u) | (wrong & ~zero & 0x7fc00000u) | (zero & 0xff800000u));
+    y = if_r(w == 0x7f800000u, INFINITY, y);
+    y = if_r(w > 0x7f800000u, NAN, y); /* NaN, and everything negative */
+    return if_r((w & 0x7fffffffu) < 0x00800000u, -INFINITY, y);
 }
 
 /* Hyperbolic tangent. */
@@ -91,10 +97,10 @@ static inline float tanh_r(float x) {
     q = fma_r(q, z, 0x1.110c8cp-3f);
     q = fma_r(q, z, -0x1.555548p-2f);
     float small = fma_r(a * z, q, a);
-    float b = a > 10.0f ? 10.0f : a; /* 1 from 9.02 on */
+    float b = if_r(a > 10.0f, 10.0f, a); /* 1 from 9.02 on */
     float large = 1.0f - 2.0f / (vm_exp_core(b + b) + 1.0f);
-    float y = a < 0.5625f ? small : large;
-    y = a < FLT_MIN ? 0.0f : y;
+    float y = if_r(a < 0.5625f, small, large);
+    y = if_r(a < FLT_MIN, 0.0f, y);
     return vm_float(vm_bits(y) | (vm_bits(x) & 0x80000000u));
 }
 
@@ -109,7 +115,7 @@ static inline float erf_r(float x) {
     q = fma_r(q, z, 0x1.06eba8p-3f);
     float small = fma_r(a, q, a);
     /* 1 - exp(log erfc(a)); erfc below 2^-25 no longer counts */
-    float b = a > 3.95f ? 3.95f : a;
+    float b = if_r(a > 3.95f, 3.95f, a);
     float p = fma_r(0x1.94a5cap-13f, b, -0x1.8b0b72p-9f);
     p = fma_r(p, b, 0x1.6a41bp-6f);
     p = fma_r(p, b, -0x1.a8b6fep-4f);
@@ -117,15 +123,15 @@ static inline float erf_r(float x) {
     p = fma_r(p, b, -0x1.20a4acp0f);
     p = fma_r(p, b, -0x1.ecf8fep-13f);
     float large = 1.0f - vm_exp_core(p);
-    float y = a < 0.9375f ? small : large;
-    y = a < FLT_MIN ? 0.0f : y;
+    float y = if_r(a < 0.9375f, small, large);
+    y = if_r(a < FLT_MIN, 0.0f, y);
     return vm_float(vm_bits(y) | (vm_bits(x) & 0x80000000u));
 }
 
 /* 1 / (1 + e^-x). */
 static inline float sigmoid_r(float x) {
     float y = 1.0f / (1.0f + exp_r(-x));
-    return y < FLT_MIN ? 0.0f : y;
+    return if_r(y < FLT_MIN, 0.0f, y);
 }
 
 #endif

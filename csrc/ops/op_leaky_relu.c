@@ -1,5 +1,6 @@
 /* leaky_relu: y = x where x > 0, negative_slope * x elsewhere. */
 #include "kernels/variant.h"
+#include "kernels/vmath.h"
 #include "ops/op.h"
 #include "ops/elementwise.h"
 
@@ -16,7 +17,7 @@ static void forward(const ss_call *c) {
     const real *restrict x = c->in[0];
     real *restrict y = c->out[0];
     const real slope = (real)c->attr[0];
-    for (int64_t i = begin; i < end; i++) y[i] = x[i] > 0 ? x[i] : slope * x[i];
+    for (int64_t i = begin; i < end; i++) y[i] = if_r(x[i] > 0, x[i], slope * x[i]);
 }
 
 static void backward(const ss_call *c) {
@@ -25,7 +26,7 @@ static void backward(const ss_call *c) {
     const real *restrict x = c->in[0], *restrict gy = c->grad_out[0];
     real *restrict gx = c->grad_in[0];
     const real slope = (real)c->attr[0];
-    for (int64_t i = begin; i < end; i++) gx[i] = x[i] > 0 ? gy[i] : slope * gy[i];
+    for (int64_t i = begin; i < end; i++) gx[i] = if_r(x[i] > 0, gy[i], slope * gy[i]);
 }
 
 static void cost(const ss_call *c, bool both, ss_cost *out) { ew_cost(c, both, 1, 1, out); }

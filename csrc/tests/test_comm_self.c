@@ -95,10 +95,63 @@ static void refusals(void) {
     group_passed("refusals");
 }
 
+/* A transport of two ranks on which nothing ever arrives, and whose receives can or cannot be withdrawn. */
+static int cancelled;
+static bool can_withdraw;
+static void *first_received;
+
+static ss_status mute_send(ss_transport *t, const void *data, size_t bytes, int peer, int tag, ss_request *request, ss_error *err) {
+    (void)t, (void)data, (void)bytes, (void)peer, (void)tag, (void)err;
+    *request = (ss_request){{1}};
+    return SS_OK;
+}
+
+static ss_status mute_receive(ss_transport *t, void *data, size_t bytes, int peer, int tag, ss_request *request, ss_error *err) {
+    if (!first_received) first_received = data;
+    ss_status status = mute_send(t, data, bytes, peer, tag, request, err);
+    request->word[0] = 2;
+    return status;
+}
+
+static bool mute_cancel(ss_transport *t, ss_request *request) {
+    (void)t;
+    bool released = can_withdraw || request->word[0] == 1;
+    *request = (ss_request){{0}};
+    cancelled++;
+    return released;
+}
+
+/* Staging that a transfer may still write to is kept; everything else is freed, and every request is cancelled. */
+static void giving_up(void) {
+    ss_error err;
+    int64_t cut[] = {0, 64};
+    static float data[64];
+    for (int withdraw = 0; withdraw < 2; withdraw++) {
+        ss_transport mute = {.size = 2, .send = mute_send, .receive = mute_receive, .cancel = mute_cancel};
+        uint64_t held = ss_alloc_bytes();
+        ss_exchange *x = NULL;
+        can_withdraw = withdraw;
+        cancelled = 0;
+        first_received = NULL;
+        CHECK_OK(ss_exchange_create(&mute, 64, cut, 1, 2, &x, &err));
+        ss_exchange_begin(x, 2);
+        CHECK_OK(ss_exchange_post(x, 0, data, 64, &err));
+        CHECK_OK(ss_exchange_gather(x, 0, data, &err));
+        void *staging = first_received;
+        ss_exchange_free(x);
+        CHECK(cancelled == 4, "%d of 4 requests cancelled", cancelled);
+        CHECK(withdraw || ss_alloc_bytes() > held, "staging was freed under a transfer");
+        if (!withdraw) ss_free(staging);
+        CHECK(ss_alloc_bytes() == held, "%llu bytes leaked", (unsigned long long)(ss_alloc_bytes() - held));
+    }
+    group_passed("giving up");
+}
+
 int main(void) {
     transport_and_collectives();
     exchange();
     refusals();
+    giving_up();
     CHECK(ss_alloc_bytes() == 0, "%llu bytes leaked", (unsigned long long)ss_alloc_bytes());
     return 0;
 }

@@ -149,6 +149,7 @@ class Plan:
         self._hypers: dict[str, float] = {}
         self._sessions: dict[Any, tuple[_core.Plan, Trace]] = {}
         self._main: Any = None
+        self._last: Any = None  # the session of the last training step
         self._soft = False
         self._profiling = False
         self._check_ranks()
@@ -242,7 +243,7 @@ class Plan:
         model.broadcast()
         self._model, self._stored, self._hypers = model, dict(trace.stored), self.optimizer.hypers()
         self._main = (True, True, False, self.batch_size)
-        self._sessions = {self._main: (plan, trace)}
+        self._sessions, self._last = {self._main: (plan, trace)}, self._main
         for name, item in trace.stored.items():
             item._bind(model, name)
         for buffer in self.net.buffers():
@@ -268,6 +269,8 @@ class Plan:
                 return self._session_of(self._model, trace, batch, training), trace
 
             self._sessions[key] = comm.together(self.comm, create)
+        if training:
+            self._last = key
         if self._profiling:
             self._sessions[key][0].profile(True)
         return self._sessions[key]
@@ -468,7 +471,7 @@ class Plan:
         analyze=True also measures: the times of the steps since it was first asked for (the first call switches measuring on, so take some steps between).
         """
         model = self.model
-        session, _ = self._sessions[self._main]
+        session, _ = self._sessions[self._last]
         if analyze and not self._profiling:
             self._profiling = True
             session.profile(True)
@@ -492,7 +495,7 @@ class _Gradients(Mapping[str, npt.NDArray[np.float32]]):
             raise KeyError(f"no trained parameter '{name}'; there are {', '.join(self._names()) or 'none before the first step'}")
         if not plan._keep_gradients:
             raise ValueError("with several ranks each holds a part of the gradients: compile with gradients=True")
-        return plan._sessions[plan._last_trained()][0].gradient(name)
+        return plan._sessions[plan._last][0].gradient(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names())

@@ -10,7 +10,7 @@ import numpy as np
 from . import _compile, _core, _random, comm
 from ._arrays import as_rows
 from ._trace import Tensor, Trace
-from .nn._stored import StepCounter
+from .nn._stored import Parameter, StepCounter
 
 Array = np.ndarray[Any, Any]
 _KEPT = 4  # compiled shapes a module keeps
@@ -20,10 +20,9 @@ class _Compiled:
     """One graph with its memory."""
 
     def __init__(self, trace: Trace, batch: int, training: bool) -> None:
-        ranks = comm.alone()
-        options = {"threads": _compile.default_threads(), "seed": _random._seed}
-        self.model = _core.Model(trace.graph, ranks, optimizer="sgd" if training else None, hypers={"lr": 0.0} if training else None, **options)  # type: ignore[arg-type]
-        self.plan = _core.Plan(self.model, trace.graph, batch=batch, training=False)
+        optimizer = "sgd" if training else None
+        self.model = _core.Model(trace.graph, comm.alone(), optimizer=optimizer, threads=_compile.default_threads(), seed=_random._seed)
+        self.plan = _core.Plan(self.model, trace.graph, batch=batch, training=training)
 
     def load(self, trace: Trace) -> None:
         for name, item in trace.stored.items():
@@ -51,6 +50,13 @@ def _run(trace: Trace, result: Tensor, rows: list[Array], training: bool, kept: 
     if not len(rows[0]):
         return np.zeros((0, *result.sample_shape), np.float32)
     trace.graph.output(result.value)
+    arrays = rows
+    if training:
+        # A plan in training mode needs something to train: one number beside the network, compared with targets that nobody looks at.
+        pretended = trace.emit("add", [result, trace.name(Parameter(0.0), "nothing")], layer="eager")
+        target = trace.input("target", result.sample_shape)
+        trace.graph.result(trace.emit("mse", [pretended, target], layer="eager").value, "loss")
+        arrays = [*rows, np.zeros((len(rows[0]), *result.sample_shape), np.float32)]
     signature = (repr(trace.signature()), tuple((array.shape, str(array.dtype)) for array in rows))
     compiled = None if kept is None else kept.get(signature)
     if compiled is None:
@@ -60,7 +66,7 @@ def _run(trace: Trace, result: Tensor, rows: list[Array], training: bool, kept: 
                 kept.pop(next(iter(kept)))
             kept[signature] = compiled
     compiled.load(trace)
-    output = compiled.plan.forward(rows, training=training)[0]
+    output = compiled.plan.forward(arrays)[0]
     if training:
         for name, item in trace.stored.items():
             if item._kind == "buffer":

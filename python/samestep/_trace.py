@@ -71,6 +71,8 @@ class Trace:
         self.stored: dict[str, Stored] = {}  # by the name in the graph
         self.constants: dict[str, np.ndarray[Any, Any]] = {}
         self.calls: list[tuple[str, Module, tuple[int, ...] | None]] = []
+        self.output_shape: tuple[int, ...] = ()
+        self.target: tuple[tuple[int, ...], str] = ((), "float32")
         self._values: dict[int, int] = {}  # id of a stored array -> value
         self._keep: list[Any] = []  # keeps those ids from being reused
         self._layers: list[str] = []
@@ -143,6 +145,11 @@ class Trace:
         self._values[id(item)] = number
         self._keep.append(item)
         return number
+
+    def name(self, item: Stored, name: str) -> Stored:
+        """Lets a parameter that belongs to no module take part."""
+        self._stored_names[id(item)] = name
+        return item
 
     def constant(self, values: Any, buffer: bool = False) -> Tensor:
         """An array that no training changes."""
@@ -239,7 +246,7 @@ class Tensor:
         if shape == self.sample_shape:
             return self
         attrs: dict[str, float] = {"rank": len(shape)}
-        attrs.update({f"dim{i}": extent for i, extent in enumerate(shape)})
+        attrs.update({f"d{i}": extent for i, extent in enumerate(shape)})
         return self.trace.emit("reshape", [self], attrs)
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:

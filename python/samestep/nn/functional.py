@@ -5,6 +5,7 @@ Inside `forward` they take symbolic tensors; on NumPy arrays of shape (samples, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -144,7 +145,10 @@ def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     first, last = input.axis(start_dim, "start_dim"), input.axis(end_dim, "end_dim")
     if first > last:
         raise input.trace.error(f"flatten: start_dim={start_dim} comes after end_dim={end_dim}")
-    return input.trace.emit("flatten", [input], {"start": first, "end": last})
+    shape = input.sample_shape
+    if (first, last) == (0, len(shape) - 1):
+        return input.trace.emit("flatten", [input])
+    return input._reshaped((*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
 
 
 def cat(tensors: Sequence[Any], dim: int = 1) -> Any:

@@ -1,0 +1,32 @@
+"""samestep: neural-network training on CPUs that takes the same step, bit for bit, on any number of threads and ranks.
+
+    import samestep as ss
+    from samestep import nn, optim
+
+    net = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+    trainer = ss.Trainer(net, loss="cross_entropy", optimizer=optim.AdamW(1e-3), metrics=["accuracy"])
+    trainer.fit(X, y, epochs=5, batch_size=64)
+
+The same script runs under `mpiexec -n 4 python train.py`.
+"""
+
+from ._libraries import preload as _preload
+
+_preload()  # before the extension, which needs these libraries
+
+from . import comm, nn, optim  # noqa: E402
+from ._compile import Plan, compile  # noqa: E402
+from ._core import CheckpointError, CommError, NumericError, RankFailed, build_info  # noqa: E402
+from ._fingerprint import fingerprint  # noqa: E402
+from ._random import manual_seed  # noqa: E402
+from .comm import allgather, allreduce, barrier, broadcast, rank, size  # noqa: E402
+from .history import History  # noqa: E402
+from .nn.functional import cat  # noqa: E402
+from .trainer import Callback, StopTraining, Trainer  # noqa: E402
+
+__version__: str = build_info()["version"]
+
+__all__ = [
+    "Callback", "CheckpointError", "CommError", "History", "NumericError", "Plan", "RankFailed", "StopTraining", "Trainer", "allgather", "allreduce",
+    "barrier", "broadcast", "build_info", "cat", "comm", "compile", "fingerprint", "manual_seed", "nn", "optim", "rank", "size",
+]  # fmt: skip

@@ -1,0 +1,123 @@
+"""A training run in a file: parameters, optimizer state and everything that the next step depends on."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core, comm, safetensors_io
+from ._core import CheckpointError
+
+if TYPE_CHECKING:
+    from ._compile import Plan
+    from .trainer import Trainer
+
+FORMAT = "samestep-training-1"
+
+
+def _trained(plan: Plan) -> list[str]:
+    return [name for name, item in plan._stored.items() if getattr(item, "requires_grad", False)]
+
+
+def slots_of(plan: Plan) -> dict[str, np.ndarray[Any, Any]]:
+    """The optimizer's state, under "slot.parameter". Collective."""
+    if plan._model is None:
+        return {}
+    plan._sessions[plan._last][0].gather_slots()
+    return {f"{slot}.{name}": plan.model.get_slot(slot, name) for slot in plan.model.slots() for name in _trained(plan)}
+
+
+def put_slots(plan: Plan, state: dict[str, np.ndarray[Any, Any]], step: int) -> None:
+    """The opposite of slots_of."""
+    for slot in plan.model.slots():
+        for name in _trained(plan):
+            if f"{slot}.{name}" in state:
+                plan.model.set_slot(slot, name, state[f"{slot}.{name}"])
+    plan.model.step = step
+
+
+def save(path: str, trainer: Trainer, order: tuple[Any, ...], note: str) -> None:
+    """Rank 0 writes the file in one move; an error reaches every rank. Collective."""
+    plan = trainer.plan
+    slots = slots_of(plan)
+
+    def write() -> None:
+        if plan.comm.rank != 0:
+            return
+        tensors = {f"model.{name}": value for name, value in trainer.net.state_dict().items()}
+        tensors |= {f"optimizer.{name}": value for name, value in slots.items()}
+        state = {
+            "format": FORMAT,
+            "samestep": _core.build_info()["version"],
+            "order_version": _core.ORDER_VERSION,
+            "step": plan.model.step,
+            "epoch": trainer.epoch,
+            "epoch_step": trainer._epoch_step,
+            "epoch_sums": trainer._epoch_sums,
+            "seed": trainer.seed,
+            "lanes": plan.lanes,
+            "samples": order[0],
+            "batch_size": order[1],
+            "shuffle": order[2],
+            "optimizer": type(plan.optimizer).__name__,
+            "hypers": plan.optimizer.hypers(),
+            "history": trainer.history.to_dict(),
+            "note": note,
+        }
+        safetensors_io.write(path, tensors, {"samestep": json.dumps(state)})
+
+    comm.together(plan.comm, write)
+
+
+def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
+    """Puts a saved run back in place. False when there is no file yet. Raises CheckpointError that names what does not fit. Collective."""
+    plan = trainer.plan
+    # Rank 0's view of the file system decides, and its bytes are the ones that count.
+    content: Any = None
+
+    def read() -> Any:
+        if plan.comm.rank != 0 or not os.path.exists(path):
+            return None
+        tensors, metadata = safetensors_io.read(path)
+        return tensors, metadata
+
+    content = comm.broadcast(comm.together(plan.comm, read), 0, plan.comm)
+    if content is None:
+        return False
+    tensors, metadata = content
+    try:
+        state = json.loads(metadata["samestep"])
+        if state["format"] != FORMAT:
+            raise ValueError(f"its format is {state['format']!r}")
+        wanted = {
+            "order_version": _core.ORDER_VERSION, "lanes": plan.lanes, "seed": trainer.seed, "batch_size": order[1], "optimizer": type(plan.optimizer).__name__,
+        }  # fmt: skip
+        for name, value in wanted.items():
+            if state[name] != value:
+                why = "sums would be taken in another order" if name in ("order_version", "lanes") else "the run would not go on as it began"
+                raise CheckpointError(f"{path} was written with {name}={state[name]!r}, this run has {value!r}: {why}")
+        if state["epoch_step"]:
+            for name, value in (("samples", order[0]), ("shuffle", order[2])):
+                if state[name] != value:
+                    raise CheckpointError(f"{path} was written in the middle of an epoch with {name}={state[name]!r}, this run has {value!r}")
+        numbers = {name: int(state[name]) for name in ("step", "epoch", "epoch_step")}
+        sums = [[float(value) for value in row] for row in state["epoch_sums"]]
+        columns = {str(name): [float(value) for value in values] for name, values in state["history"].items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of samestep: {error!r}") from None
+    slots = {name.removeprefix("optimizer."): value for name, value in tensors.items() if name.startswith("optimizer.")}
+    for slot in plan.model.slots():
+        for name in _trained(plan):
+            value = slots.get(f"{slot}.{name}")
+            if value is None or value.shape != plan._stored[name].shape:
+                raise CheckpointError(f"{path} has no '{slot}' of the optimizer for '{name}' that fits")
+    trainer.net.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
+    put_slots(plan, slots, numbers["step"])
+    counters = {name: value for name, value in tensors.items() if name.endswith("num_batches_tracked")}
+    trainer.net.load_state_dict({name.removeprefix("model."): value for name, value in counters.items()}, strict=False)
+    trainer.epoch, trainer._epoch_step, trainer._epoch_sums = numbers["epoch"], numbers["epoch_step"], sums
+    trainer.history._columns = columns
+    return True

@@ -1,0 +1,313 @@
+"""`ss.Trainer`: the training loop, its progress, checkpoints and callbacks. Everything it does to a network goes through the plan of `ss.compile`."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _checkpoint, _compile, _core, comm
+from ._arrays import as_rows
+from .history import History
+from .nn.module import Module
+
+CHUNK_SECONDS = 0.2  # work between two looks at the clock, the progress bar and the keyboard
+
+
+class StopTraining(Exception):
+    """Raised by a callback to end `fit` after this epoch; returning False does the same."""
+
+
+class Callback:
+    """Base of callbacks; any object with some of these methods will do, and a function counts as on_epoch_end.
+
+    All ranks call them with equal logs. When one rank wants to stop, all do.
+    """
+
+    def on_fit_begin(self, trainer: Trainer) -> Any:
+        """Before the first epoch."""
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, logs: Mapping[str, float]) -> Any:
+        """After each epoch (counted from 1). logs: loss, metrics, val_loss, ..., seconds. Return False or raise StopTraining to stop."""
+
+    def on_fit_end(self, trainer: Trainer) -> Any:
+        """After the last epoch, also when training was stopped."""
+
+
+class Trainer:
+    """Trains a network.
+
+    Parameters: net: the network; loss: "cross_entropy", "mse" or a loss of samestep.nn; optimizer: an optimizer of samestep.optim or its name;
+    metrics: "accuracy"; seed: of shuffles and dropout; lanes: parts of the batch whose sums are joined in a fixed tree, a property of the run like the
+    learning rate (default: from the batch size alone); lanes_at_once: a power of two, fewer lanes together need less memory and change no bit; threads: of
+    this rank (default: SAMESTEP_THREADS or a fair share); backend: "native" or "openblas"; callbacks: see Callback; checkpoint: a file that is written
+    after each epoch and that `fit(..., resume=True)` goes on from.
+
+    Under MPI every rank makes the same calls with the same arrays; results are equal on all ranks, whatever their number.
+    """
+
+    def __init__(
+        self,
+        net: Module,
+        loss: Any = "cross_entropy",
+        optimizer: Any = "sgd",
+        *,
+        metrics: Sequence[str] | str = (),
+        seed: int = 0,
+        lanes: int | None = None,
+        lanes_at_once: int | None = None,
+        threads: int | None = None,
+        backend: str = "native",
+        callbacks: Iterable[Any] = (),
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.net = net
+        self._options: dict[str, Any] = {
+            "metrics": metrics, "seed": seed, "lanes": lanes, "lanes_at_once": lanes_at_once, "threads": threads, "backend": backend,
+        }  # fmt: skip
+        self._loss, self.optimizer = loss, _compile.optimizers.resolve(optimizer)
+        self.plan = self._compile(None)  # checks every argument; memory is laid out by the first fit
+        self.loss, self.seed = self.plan.loss, self.plan.seed
+        self.callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+        self.checkpoint = None if checkpoint is None else os.fspath(checkpoint)
+        self.history = History()
+        self.epoch = 0
+        """Epochs completed."""
+        self._epoch_step = 0  # steps made in the epoch that is under way
+        self._epoch_sums: list[list[float]] = []
+        self._order: tuple[Any, ...] | None = None  # what the epoch under way depends on
+
+    def _compile(self, batch_size: int | None) -> _compile.Plan:
+        return _compile.compile(self.net, self._loss, self.optimizer, batch_size, **self._options)
+
+    # --- training
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        epochs: int = 1,
+        batch_size: int = 64,
+        validation: tuple[Any, ...] | None = None,
+        sample_weight: Any = None,
+        shuffle: bool = True,
+        verbose: bool = True,
+        resume: bool = False,
+    ) -> History:
+        """Trains for `epochs` epochs and returns the history (all epochs of this trainer).
+
+        X: (samples, ...); y: one target a sample (class numbers, or floats for "mse"); batch_size: samples in a global batch, over all ranks; the last
+        batch of an epoch may be smaller and is trained too; validation: (X, y) or (X, y, sample_weight), measured after each epoch; sample_weight:
+        (samples), not negative; shuffle: a new order each epoch, a function of the seed and the epoch; verbose: a progress bar and a line an epoch on
+        rank 0; resume: goes on from the checkpoint file, if there is one, until `epochs` epochs are made in all: the same bits as without the break, at any
+        number of ranks.
+
+        Ctrl-C ends the epoch under way, saves the checkpoint (in a single process), and raises KeyboardInterrupt; the network and `trainer.history` stay
+        usable, and another fit with resume=True goes on. Raises ss.NumericError when the loss is no longer finite, ss.CheckpointError.
+        """
+        epochs, batch_size = _compile.whole(epochs, "epochs", 0), _compile.whole(batch_size, "batch_size")
+        X, y = as_rows(X, "X"), as_rows(y, "y")
+        if not len(X):
+            raise ValueError("X has no samples")
+        if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3)):
+            raise TypeError("validation must be (X, y) or (X, y, sample_weight)")
+        self._prepare(X, y, batch_size)
+        ranks = self.plan.comm
+        agree = {"epochs": epochs, "batch_size": batch_size, "shuffle": bool(shuffle), "resume": bool(resume), "epochs so far": self.epoch}
+        agree |= {"X": [list(X.shape), str(X.dtype)], "y": [list(y.shape), str(y.dtype)], "sample_weight": sample_weight is not None}
+        agree |= {"validation": validation and [list(np.shape(validation[0])), len(validation)], "checkpoint": self.checkpoint is not None}
+        _compile.agree(ranks, agree)
+        # The layout of the memory needs one look at the data; nothing is trained by it.
+        self.plan.run(X, y, batch_size=batch_size, first=0, steps=0, sample_weight=sample_weight)
+        self._order = (len(X), batch_size, bool(shuffle))
+        last = epochs if resume else self.epoch + epochs
+        if resume:
+            self._resume()
+        else:
+            self._epoch_step, self._epoch_sums = 0, []
+        self._call("on_fit_begin")
+        with _Interrupts(ranks.size == 1) as interrupts:
+            while self.epoch < last:
+                if not self._one_epoch(X, y, sample_weight, validation, last, bool(shuffle), verbose, interrupts):
+                    break
+        self._call("on_fit_end")
+        return self.history
+
+    def _prepare(self, X: Any, y: Any, batch_size: int) -> None:
+        """A plan for this batch size; another one replaces the plan, and keeps the optimizer's state."""
+        old = self.plan
+        if old.batch_size == batch_size and old.input_shape in (None, X.shape[1:]):
+            return
+        if old._model is None and old.batch_size is None:
+            old.batch_size = batch_size
+            old._check_ranks()
+            return
+        new = self._compile(batch_size)
+        new._soft = old._soft
+        state = _checkpoint.slots_of(old)
+        new._build(X.shape[1:], old._soft)
+        _checkpoint.put_slots(new, state, old.model.step)
+        self.plan = new
+
+    def _one_epoch(
+        self, X: Any, y: Any, weight: Any, validation: Any, last: int, shuffle: bool, verbose: bool, interrupts: _Interrupts
+    ) -> bool:
+        """Trains the rest of an epoch. False: a callback wants to stop."""
+        plan, size, ranks = self.plan, self.plan.batch_size or 1, self.plan.comm
+        order = _core.permutation(len(X), self.seed, self.epoch) if shuffle else None
+        steps = math.ceil(len(X) / size)
+        began, chunk = time.perf_counter(), 1
+        with self._bar(steps, last, verbose) as bar:
+            bar.update(self._epoch_step)
+            while self._epoch_step < steps:
+                count = min(chunk, steps - self._epoch_step)
+                start = time.perf_counter()
+                results = plan.run(X, y, order, batch_size=size, first=self._epoch_step, steps=count, sample_weight=weight)
+                seconds = time.perf_counter() - start
+                self._check_finite(results)
+                self._epoch_step += count
+                self._epoch_sums += results.reshape(count, -1).tolist()
+                bar.set_postfix_str(f"loss {_compile.quotient(results[-1, 0]):.4f}", refresh=False)
+                bar.update(count)
+                if interrupts.seen:
+                    self._save("interrupted")
+                    raise KeyboardInterrupt
+                chunk = max(1, min(int(count * CHUNK_SECONDS / max(seconds, 1e-9)), 4 * count))
+                if ranks.size > 1:  # all ranks take chunks of one length
+                    chunk = int.from_bytes(ranks.broadcast(chunk.to_bytes(8, "little") if ranks.rank == 0 else None), "little")
+        sums = np.array(self._epoch_sums).sum(axis=0).reshape(-1, 2)
+        logs = {name: _compile.quotient(pair) for name, pair in zip(plan.result_names, sums, strict=True)}
+        if validation is not None:
+            measured = plan.evaluate(validation[0], validation[1], size, *validation[2:3])
+            logs |= {f"val_{name}": value for name, value in measured.items()}
+        logs["seconds"] = time.perf_counter() - began
+        if ranks.size > 1:
+            logs = comm.broadcast(logs, 0, ranks)
+        self.epoch += 1
+        self._epoch_step, self._epoch_sums = 0, []
+        self.history.append({"epoch": self.epoch, **logs})
+        if verbose and ranks.rank == 0:
+            print(_line(self.epoch, last, logs), flush=True)
+        go_on = self._call("on_epoch_end", self.epoch, dict(logs))
+        self._save("")
+        return go_on
+
+    def _check_finite(self, results: npt.NDArray[np.float64]) -> None:
+        bad = ~np.isfinite(results[:, 0, :]).all(axis=1)
+        if not bad.any():
+            return
+        at = self._epoch_step + int(bad.argmax())
+        value = _compile.quotient(results[int(bad.argmax()), 0])
+        text = f"the loss is {value} in epoch {self.epoch + 1}, step {at + 1}: a lower learning rate often helps"
+        if self.checkpoint is not None and os.path.exists(self.checkpoint):
+            self._resume()
+            text += f"; the network has its parameters of epoch {self.epoch} again, from {self.checkpoint}"
+        raise _core.NumericError(text)
+
+    # --- measuring
+
+    def evaluate(self, X: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
+        """{"loss": ..., metrics} over all samples in evaluation mode; every sample counts once at any number of ranks."""
+        return self.plan.evaluate(X, y, batch_size, sample_weight)
+
+    def predict(self, X: Any, batch_size: int | None = None) -> npt.NDArray[np.float32]:
+        """The network's outputs in evaluation mode, (samples, ...), on every rank."""
+        return self.plan.predict(X, batch_size)
+
+    # --- checkpoints
+
+    def _save(self, note: str) -> None:
+        if self.checkpoint is not None:
+            assert self._order is not None
+            _checkpoint.save(self.checkpoint, self, self._order, note)
+
+    def _resume(self) -> None:
+        if self.checkpoint is None:
+            raise ValueError("resume=True needs Trainer(..., checkpoint='file')")
+        assert self._order is not None
+        _checkpoint.load(self.checkpoint, self, self._order)
+
+    # --- display and callbacks
+
+    @contextmanager
+    def _bar(self, steps: int, last: int, verbose: bool) -> Any:
+        """A tqdm bar on rank 0; elsewhere, and where nobody looks, a stand-in."""
+        if not verbose or self.plan.comm.rank != 0:
+            yield _NoBar()
+            return
+        from tqdm.auto import tqdm
+
+        hidden = not sys.stderr.isatty() and "ipykernel" not in sys.modules
+        with tqdm(total=steps, desc=f"epoch {self.epoch + 1}/{last}", unit="step", leave=False, disable=hidden, dynamic_ncols=True) as bar:
+            yield bar
+
+    def _call(self, event: str, *values: Any) -> bool:
+        """Calls the callbacks on all ranks. False when any of them, on any rank, wants to stop."""
+
+        def run() -> bool:
+            go_on = True
+            for callback in self.callbacks:
+                function: Callable[..., Any] | None = getattr(callback, event, None)
+                if function is None and event == "on_epoch_end" and callable(callback):
+                    function = callback
+                try:
+                    go_on = (function is None or function(self, *values) is not False) and go_on
+                except StopTraining:
+                    go_on = False
+            return go_on
+
+        if not self.callbacks:
+            return True
+        go_on = comm.together(self.plan.comm, run)
+        return all(data == b"1" for data in self.plan.comm.allgather(b"1" if go_on else b"0"))
+
+    def __repr__(self) -> str:
+        return f"Trainer({type(self.net).__name__}, {self.loss!r}, {self.optimizer!r}, epoch={self.epoch})"
+
+
+class _NoBar:
+    def update(self, count: int) -> None:
+        pass
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        pass
+
+
+class _Interrupts:
+    """Notes a Ctrl-C instead of raising, so that the work in hand ends at a whole step; a second one raises at once.
+
+    Off under several ranks, where the first Ctrl-C must end the job, and outside of the main thread, where Python allows no handlers.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self.wanted = wanted and usual and threading.current_thread() is threading.main_thread()
+        self.seen = False
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.seen:
+            raise KeyboardInterrupt
+        self.seen = True
+
+    def __enter__(self) -> _Interrupts:
+        if self.wanted:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *unused: Any) -> None:
+        if self.wanted:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _line(epoch: int, last: int, logs: Mapping[str, float]) -> str:
+    numbers = "  ".join(f"{name} {value:.4f}" for name, value in logs.items() if name != "seconds")
+    return f"epoch {epoch:>{len(str(last))}}/{last}  {numbers}  {logs['seconds']:.1f} s"
