@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import find_libraries  # noqa: E402
 import generate_tables  # noqa: E402
 
-FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-fPIC", "-Wall", "-Wextra", "-pthread"]
+FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-fPIC", "-Wall", "-Wextra", "-pthread"]
 VARIANTS = {
     "scalar": [],
     "avx2": ["-mavx2", "-mfma"],
@@ -105,6 +105,7 @@ class BuildCore(build_ext):
         python = [
             f"-I{path}" for path in dict.fromkeys((sysconfig.get_path("include"), sysconfig.get_path("platinclude")))
         ]
+        python.append(f'-DSS_VERSION="{self.distribution.get_version()}"')
         # -isystem: their headers are not ours to warn about.
         extra = {
             "kernels": blas.cflags,

@@ -120,6 +120,13 @@ def test_extension(monkeypatch):
     monkeypatch.setattr(_doctor, "_version", lambda name: "0.0.1")
     assert _doctor.load_extension()[0].verdict == OK
 
+    def refuses():
+        raise ValueError("SAMESTEP_ISA")
+
+    core.build_info = refuses  # type: ignore[attr-defined]
+    row, info = _doctor.load_extension()
+    assert row.verdict == FAIL and "SAMESTEP_ISA" in row.text
+
     def broken(name):
         raise ImportError("undefined symbol: ss_missing")
 

@@ -128,7 +128,8 @@ def test_includes_against_the_order_are_found(tmp_path, file, text, reason):
         (tmp_path / header).parent.mkdir(exist_ok=True)
         (tmp_path / header).write_text("")
     (tmp_path / "comm").mkdir()
-    (tmp_path / "comm" / "comm_mpi.c").write_text("#include <mpi.h>\n")
+    (tmp_path / "comm" / "comm_mpi.h").write_text("")
+    (tmp_path / "comm" / "comm_mpi.c").write_text('#include <mpi.h>\n#include "comm/comm_mpi.h"\n')
     assert tool("check_includes.py", str(tmp_path)).returncode == 0
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(f"/* first */\n{text}\n")

@@ -1,7 +1,7 @@
 /* The thread pool: T threads that enter one function together (the caller is thread 0) and meet at barriers.
  *
- * Waiting spins for a bounded time, then sleeps on a futex. Every thread runs with flush-to-zero and denormals-are-zero; the caller's
- * mode is restored on return. After fork the workers are gone: the pool notices the new process id and starts them again.
+ * Waiting spins for a bounded time (SAMESTEP_SPIN looks; 0: not at all), yields a few times, then sleeps on a futex. Every thread runs with
+ * round-to-nearest, flush-to-zero and denormals-are-zero; the caller's mode is restored on return. After fork the workers are gone: the pool notices the new process id and starts them again.
  */
 #ifndef SS_BASE_POOL_H
 #define SS_BASE_POOL_H
@@ -12,7 +12,8 @@
 typedef struct ss_pool ss_pool;
 typedef void (*ss_pool_function)(void *argument, int thread, int threads);
 
-/* Starts threads - 1 workers; pin binds thread t to the t-th processor of the process's affinity mask. On failure *out is untouched. */
+/* Starts threads - 1 workers; pin binds thread t to the t-th processor of the process's affinity mask, the caller for
+ * the length of each run. On failure *out is untouched: SS_ERR_VALUE (threads outside 1..1024, SAMESTEP_SPIN), SS_ERR_MEMORY, SS_ERR_STATE. */
 ss_status ss_pool_create(int threads, bool pin, ss_pool **out, ss_error *err);
 /* Ends the workers. NULL is allowed. */
 void ss_pool_free(ss_pool *pool);

@@ -241,7 +241,7 @@ static void map_run(const ss_conv2d *p, const conv_map *m, const float *source, 
                                         .m = ss_min(BLOCK_ROWS, r1 - r), .n = m->group_dest, .steps = steps,
                                         .b = packed + (group * m->steps + class[j].step_begin) * round,
                                         .c = dest + first * m->dest_size + group * m->group_dest, .c_off = out + table + r,
-                                        .bias = bias ? bias + group * m->group_dest : NULL};
+                                        .bias = bias ? bias + group * m->group_dest : NULL, .runs = m->group_source % 4 == 0};
                     conv_block_run(&block);
                 }
         }

@@ -6,7 +6,8 @@
  * this is the forward pass (rows: positions, steps: taps), the gradient of x (rows: positions of x, steps: flipped taps) and the gradient of the
  * weight (rows: taps, steps: positions), read straight from a channels-last image without an im2col copy.
  *
- * A tile of up to 8 rows x 4 vectors (AVX2: 2) stays in registers over the whole chain. How m and n are cut into tiles changes no bits.
+ * A tile of up to 12 rows x 1 vector, 8 x 2, 8 x 3 or 6 x 4 (AVX2: 8 x 1, 6 x 2) stays in registers over the whole chain. How m and n are cut into
+ * tiles changes no bits.
  */
 #ifndef SS_KERNELS_CONV2D_TILE_H
 #define SS_KERNELS_CONV2D_TILE_H
@@ -26,7 +27,7 @@ enum { CONV_VECTORS = 2 };
 
 typedef struct conv_block {
     const float *a;
-    const int64_t *row_off;  /* [m] */
+    const int64_t *row_off;  /* [m] strictly ascending */
     const int64_t *step_off; /* [steps] */
     int64_t m, n, steps;
     const float *b;
@@ -35,6 +36,7 @@ typedef struct conv_block {
     const int64_t *c_off; /* [m] */
     const float *bias;    /* [n] or NULL */
     bool resume;
+    bool runs;      /* steps come in fours: step_off[4i + u] = step_off[4i] + u, steps a multiple of 4 */
 } conv_block;
 
 /* Panels: how n columns are cut into runs of at most CONV_VECTORS vectors. Panel j covers the vectors [*begin, *end). */
@@ -48,19 +50,38 @@ static inline void conv_panel(int64_t n, int64_t panel, int64_t *begin, int64_t 
     *end = vectors * (panel + 1) / panels;
 }
 
-/* part: the last vector is cut by `mask` (loads of B when `b_part`, and of C and bias always). R and V are constants after inlining. */
-SS_INLINE void conv_tile(const conv_block *k, int64_t row, int64_t column, const float *b, int64_t b_step, vec_mask mask,
-                                                            const int R, const int V, const bool part, const bool b_part) {
-    const float *a[8];
-    vec acc[8][CONV_VECTORS];
-#pragma GCC unroll 8
+/* How the tables run, which saves loads: address registers are scarce and every row of a tile wants one.
+ * RUNS: steps come in fours of neighbouring elements. ROWS: the tile's rows are neighbouring elements. */
+typedef enum conv_mode { CONV_ANY, CONV_RUNS, CONV_ROWS } conv_mode;
+
+enum { CONV_MOST_ROWS = 12 };
+
+/* One step: `a` are the rows' pointers (CONV_ROWS: the first row's), o the step's offset. */
+SS_INLINE void conv_step(const float *const *a, int64_t o, const float *b, vec_mask mask, vec acc[CONV_MOST_ROWS][CONV_VECTORS], const int R, const int V, const bool part,
+                         const conv_mode mode) {
+    vec bv[CONV_VECTORS];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) bv[v] = part && v == V - 1 ? vec_load_mask(b + v * VEC_WIDTH, mask) : vec_load(b + v * VEC_WIDTH);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++) {
+        vec av = vec_set(mode == CONV_ROWS ? a[0][o + r] : a[r][o]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) acc[r][v] = vec_fma(av, bv[v], acc[r][v]);
+    }
+}
+
+/* part: the last vector is cut by `mask`. R, V, part and mode are constants after inlining. */
+SS_INLINE void conv_tile(const conv_block *k, int64_t row, int64_t column, const float *b, int64_t b_step, vec_mask mask, const int R, const int V, const bool part, const conv_mode mode) {
+    const float *a[CONV_MOST_ROWS];
+    vec acc[CONV_MOST_ROWS][CONV_VECTORS];
+#pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
         a[r] = k->a + k->row_off[row + r];
 #pragma GCC unroll 4
         for (int v = 0; v < V; v++) acc[r][v] = vec_zero();
     }
     if (k->resume) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
             const float *c = k->c + k->c_off[row + r] + column;
 #pragma GCC unroll 4
@@ -68,36 +89,31 @@ SS_INLINE void conv_tile(const conv_block *k, int64_t row, int64_t column, const
         }
     }
     const int64_t *step = k->step_off, *last = step + k->steps;
-    for (; step < last; step++, b += b_step) {
-        int64_t o = *step;
-        vec bv[CONV_VECTORS];
+    if (mode == CONV_RUNS) {
+        for (; step < last; step += 4) {
+            int64_t o = *step;
 #pragma GCC unroll 4
-        for (int v = 0; v < V; v++) bv[v] = b_part && v == V - 1 ? vec_load_mask(b + v * VEC_WIDTH, mask) : vec_load(b + v * VEC_WIDTH);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-            vec av = vec_set(a[r][o]);
-#pragma GCC unroll 4
-            for (int v = 0; v < V; v++) acc[r][v] = vec_fma(av, bv[v], acc[r][v]);
+            for (int u = 0; u < 4; u++, b += b_step) conv_step(a, o + u, b, mask, acc, R, V, part, mode);
         }
+    } else {
+        for (; step < last; step++, b += b_step) conv_step(a, *step, b, mask, acc, R, V, part, mode);
     }
     if (k->bias) {
         const float *bias = k->bias + column;
 #pragma GCC unroll 4
         for (int v = 0; v < V; v++) {
             vec bv = part && v == V - 1 ? vec_load_mask(bias + v * VEC_WIDTH, mask) : vec_load(bias + v * VEC_WIDTH);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
             for (int r = 0; r < R; r++) acc[r][v] = vec_add(acc[r][v], bv);
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
         float *c = k->c + k->c_off[row + r] + column;
 #pragma GCC unroll 4
         for (int v = 0; v < V; v++) {
-            if (part && v == V - 1)
-                vec_store_mask(c + v * VEC_WIDTH, acc[r][v], mask);
-            else
-                vec_store(c + v * VEC_WIDTH, acc[r][v]);
+            if (part && v == V - 1) vec_store_mask(c + v * VEC_WIDTH, acc[r][v], mask);
+            else vec_store(c + v * VEC_WIDTH, acc[r][v]);
         }
     }
 }
@@ -105,41 +121,68 @@ SS_INLINE void conv_tile(const conv_block *k, int64_t row, int64_t column, const
 /* The most rows of a tile of V vectors, so that accumulators, B and one broadcast fit the registers. */
 static inline int64_t conv_rows(int64_t vectors) {
 #if defined(__AVX512F__)
-    return vectors == 4 ? 6 : 8;
+    return vectors == 4 ? 6 : vectors == 1 ? 12 : 8;
 #else
     return vectors == 2 ? 6 : 8;
 #endif
 }
 
-#define CONV_TILE_ROWS(V, part, b_part)                                                            \
-    switch (rows) {                                                                                \
-    case 1: conv_tile(k, row, column, b, b_step, mask, 1, V, part, b_part); break;                 \
-    case 2: conv_tile(k, row, column, b, b_step, mask, 2, V, part, b_part); break;                 \
-    case 3: conv_tile(k, row, column, b, b_step, mask, 3, V, part, b_part); break;                 \
-    case 4: conv_tile(k, row, column, b, b_step, mask, 4, V, part, b_part); break;                 \
-    case 5: conv_tile(k, row, column, b, b_step, mask, 5, V, part, b_part); break;                 \
-    case 6: conv_tile(k, row, column, b, b_step, mask, 6, V, part, b_part); break;                 \
-    case 7: conv_tile(k, row, column, b, b_step, mask, 7, V, part, b_part); break;                 \
-    default: conv_tile(k, row, column, b, b_step, mask, 8, V, part, b_part); break;                \
-    }
-#define CONV_TILE_SHAPE(name, V)                                                                                                                \
-    static __attribute__((noinline)) void name(const conv_block *k, int64_t row, int64_t rows, int64_t column, const float *b, int64_t b_step,   \
-                                               vec_mask mask, bool part, bool b_part) {                                                        \
-        if (!part) {                                                                                                                            \
-            CONV_TILE_ROWS(V, false, false)                                                                                                     \
-        } else if (!b_part) {                                                                                                                   \
-            CONV_TILE_ROWS(V, true, false)                                                                                                      \
-        } else {                                                                                                                                \
-            CONV_TILE_ROWS(V, true, true)                                                                                                       \
-        }                                                                                                                                       \
+/* One function a width and a mode; the switch on rows inside it holds the tiles. */
+#define CONV_CASE(R, V, part, mode) \
+    case R: conv_tile(k, row, column, b, b_step, mask, R, V, part, mode); break;
+#define CONV_CASES_6(V, part, mode) \
+    CONV_CASE(1, V, part, mode) CONV_CASE(2, V, part, mode) CONV_CASE(3, V, part, mode) CONV_CASE(4, V, part, mode) CONV_CASE(5, V, part, mode) CONV_CASE(6, V, part, mode)
+#define CONV_CASES_8(V, part, mode) CONV_CASES_6(V, part, mode) CONV_CASE(7, V, part, mode) CONV_CASE(8, V, part, mode)
+#define CONV_CASES_12(V, part, mode) \
+    CONV_CASES_8(V, part, mode) CONV_CASE(9, V, part, mode) CONV_CASE(10, V, part, mode) CONV_CASE(11, V, part, mode) CONV_CASE(12, V, part, mode)
+#define CONV_TILES(name, cases, V, mode)                                                                                                                                       \
+    static __attribute__((noinline)) void name(const conv_block *k, int64_t row, int64_t rows, int64_t column, const float *b, int64_t b_step, vec_mask mask, bool part) {     \
+        if (part)                                                                                                                                                              \
+            switch (rows) { cases(V, true, mode) default: break; }                                                                                                             \
+        else                                                                                                                                                                   \
+            switch (rows) { cases(V, false, mode) default: break; }                                                                                                            \
     }
 
-CONV_TILE_SHAPE(conv_tile_1, 1)
-CONV_TILE_SHAPE(conv_tile_2, 2)
 #if defined(__AVX512F__)
-CONV_TILE_SHAPE(conv_tile_3, 3)
-CONV_TILE_SHAPE(conv_tile_4, 4)
+CONV_TILES(conv_any_1, CONV_CASES_12, 1, CONV_ANY)
+CONV_TILES(conv_any_2, CONV_CASES_8, 2, CONV_ANY)
+CONV_TILES(conv_any_3, CONV_CASES_8, 3, CONV_ANY)
+CONV_TILES(conv_any_4, CONV_CASES_6, 4, CONV_ANY)
+CONV_TILES(conv_runs_1, CONV_CASES_12, 1, CONV_RUNS)
+CONV_TILES(conv_runs_2, CONV_CASES_8, 2, CONV_RUNS)
+CONV_TILES(conv_runs_3, CONV_CASES_8, 3, CONV_RUNS)
+CONV_TILES(conv_runs_4, CONV_CASES_6, 4, CONV_RUNS)
+CONV_TILES(conv_rows_1, CONV_CASES_12, 1, CONV_ROWS)
+CONV_TILES(conv_rows_2, CONV_CASES_8, 2, CONV_ROWS)
+CONV_TILES(conv_rows_3, CONV_CASES_8, 3, CONV_ROWS)
+CONV_TILES(conv_rows_4, CONV_CASES_6, 4, CONV_ROWS)
+#else
+CONV_TILES(conv_any_1, CONV_CASES_8, 1, CONV_ANY)
+CONV_TILES(conv_any_2, CONV_CASES_6, 2, CONV_ANY)
+CONV_TILES(conv_runs_1, CONV_CASES_8, 1, CONV_RUNS)
+CONV_TILES(conv_runs_2, CONV_CASES_6, 2, CONV_RUNS)
+CONV_TILES(conv_rows_1, CONV_CASES_8, 1, CONV_ROWS)
+CONV_TILES(conv_rows_2, CONV_CASES_6, 2, CONV_ROWS)
 #endif
+
+typedef void (*conv_tile_function)(const conv_block *k, int64_t row, int64_t rows, int64_t column, const float *b, int64_t b_step, vec_mask mask, bool part);
+static const conv_tile_function CONV_TILE_TABLE[3][CONV_VECTORS] = {
+#if defined(__AVX512F__)
+    {conv_any_1, conv_any_2, conv_any_3, conv_any_4},
+    {conv_runs_1, conv_runs_2, conv_runs_3, conv_runs_4},
+    {conv_rows_1, conv_rows_2, conv_rows_3, conv_rows_4},
+#else
+    {conv_any_1, conv_any_2},
+    {conv_runs_1, conv_runs_2},
+    {conv_rows_1, conv_rows_2},
+#endif
+};
+
+/* Rows of the tables ascend, so the first and the last tell. */
+static inline conv_mode conv_mode_of(const conv_block *k, int64_t row, int64_t rows) {
+    if (k->runs) return CONV_RUNS;
+    return k->row_off[row + rows - 1] - k->row_off[row] == rows - 1 ? CONV_ROWS : CONV_ANY;
+}
 
 static inline void conv_block_run(const conv_block *k) {
     int64_t panels = conv_panels(k->n);
@@ -154,17 +197,7 @@ static inline void conv_block_run(const conv_block *k) {
         int64_t tiles = (k->m + conv_rows(vectors) - 1) / conv_rows(vectors);
         for (int64_t tile = 0; tile < tiles; tile++) {
             int64_t row = k->m * tile / tiles, rows = k->m * (tile + 1) / tiles - row;
-            bool b_part = cut && !packed;
-            switch (vectors) {
-            case 1: conv_tile_1(k, row, rows, column, b, b_step, mask, cut, b_part); break;
-            case 2: conv_tile_2(k, row, rows, column, b, b_step, mask, cut, b_part); break;
-#if defined(__AVX512F__)
-            case 3: conv_tile_3(k, row, rows, column, b, b_step, mask, cut, b_part); break;
-            default: conv_tile_4(k, row, rows, column, b, b_step, mask, cut, b_part); break;
-#else
-            default: break;
-#endif
-            }
+            CONV_TILE_TABLE[conv_mode_of(k, row, rows)][vectors - 1](k, row, rows, column, b, b_step, mask, cut);
         }
     }
 }

@@ -305,6 +305,9 @@ static int64_t stat_lanes(const double *attr) { return ss_attr_i(attr, STATS_LAN
 
 /* ---- normalisation ---- */
 
+/* Sign and payload of a NaN depend on the instructions that made it; saved bytes must not. */
+static real one_nan(real x) { return x == x ? x : (real)NAN; }
+
 /* Runs of channels whose constants are worked out once for a run of positions. */
 enum { RUN = 64 };
 
@@ -333,8 +336,11 @@ static void forward(const ss_call *c) {
                 shift[j] = beta ? beta[from + j] : 0;
             }
             if (c->saved && first == c->fold->row[lane] * positions) { /* the thread that begins the lane */
-                memcpy(lane_saved(c, lane, SAVED_MEAN) + from, mean, (size_t)n * sizeof(real));
-                memcpy(lane_saved(c, lane, SAVED_INVERSE) + from, inverse, (size_t)n * sizeof(real));
+                real *to = lane_saved(c, lane, SAVED_MEAN) + from, *to_inverse = lane_saved(c, lane, SAVED_INVERSE) + from;
+                for (int j = 0; j < n; j++) {
+                    to[j] = one_nan(mean[j]);
+                    to_inverse[j] = one_nan(inverse[j]);
+                }
             }
             for (int64_t p = first; p < last; p++) {
                 const real *restrict x = (const real *)c->in[X] + p * channels + from;
@@ -417,8 +423,8 @@ static void forward_ref(const ss_call *c) {
             real inverse = stat ? stat[1 + channels + i] : inverse_deviation(((const real *)c->in[RUNNING_VAR])[i], (real)c->attr[EPS]);
             real scale = absent(c, GAMMA) ? inverse : ((const real *)c->in[GAMMA])[i] * inverse, shift = absent(c, BETA) ? 0 : ((const real *)c->in[BETA])[i];
             if (c->saved) {
-                lane_saved(c, lane, SAVED_MEAN)[i] = mean;
-                lane_saved(c, lane, SAVED_INVERSE)[i] = inverse;
+                lane_saved(c, lane, SAVED_MEAN)[i] = one_nan(mean);
+                lane_saved(c, lane, SAVED_INVERSE)[i] = one_nan(inverse);
             }
             for (int64_t p = c->fold->row[lane] * positions; p < c->fold->row[lane + 1] * positions; p++) y[p * channels + i] = fma_r(x[p * channels + i] - mean, scale, shift);
         }

@@ -83,11 +83,13 @@ static void forward(const ss_call *c) {
             memcpy(saved + at + first, keep, (size_t)count);
             continue;
         }
-        for (int64_t i = 0; i < count; i++) {
-            int64_t place = at + (first + i) % inner * channels + (first + i) / inner;
-            saved[place] = keep[i];
-            y[place] = keep[i] ? x[place] * factor : 0;
-        }
+        int64_t channel = first / inner, position = first % inner;
+        for (int64_t i = 0; i < count; channel++, position = 0)
+            for (; i < count && position < inner; i++, position++) {
+                int64_t place = at + position * channels + channel;
+                saved[place] = keep[i];
+                y[place] = if_r(keep[i] != 0, x[place] * factor, 0);
+            }
     }
 }
 

@@ -21,7 +21,7 @@ static ss_status infer(ss_infer *q, ss_error *err) {
 
 enum { STRIP = 16 };
 
-/* to[j][i] = from[i][j] for a matrix m x n, columns [j, j + STRIP) of it. Blocks of 16 x 16 stay in the first cache. */
+/* to[j][i] = from[i][j] for a matrix m x n, columns [first, first + STRIP) of it, in blocks of 16 x 16. */
 static void transpose_strip(int64_t m, int64_t n, int64_t first, const real *restrict from, real *restrict to) {
     int64_t last = ss_min(first + STRIP, n);
     for (int64_t block = 0; block < m; block += STRIP) {

@@ -7,7 +7,7 @@ static ss_status infer(ss_infer *q, ss_error *err) { return softmax_infer(q, "so
 
 static void row_forward(int64_t n, const real *restrict x, real *restrict y) {
     real most = row_max(n, x);
-    for (int64_t i = 0; i < n; i++) y[i] = exp_r(x[i] - most);
+    row_exp(n, x, most, y);
     real inverse = 1 / row_sum(n, y);
     for (int64_t i = 0; i < n; i++) y[i] *= inverse;
 }

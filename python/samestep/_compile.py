@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from .nn.module import Module
 
 Array = npt.NDArray[Any]
 METRICS = ("accuracy",)
+T = TypeVar("T")
 
 
 def compile(
@@ -333,6 +335,18 @@ class Plan:
                 raise ValueError(f"{name} has {len(array)} samples, {names[0]} has {len(arrays[0])}")
         return arrays
 
+    def _together(self, check: Callable[[], T]) -> T:
+        """Runs checks of arguments that may fail on this rank alone: then every rank raises, and none waits."""
+        if self.comm.size == 1 or self._model is None:
+            return comm.together(self.comm, check)
+        try:
+            return check()
+        except Exception:
+            # A step without arrays fails, and the ranks that are about to step hear of it.
+            with contextlib.suppress(Exception):
+                self._sessions[self._last][0].step([])
+            raise
+
     def _fit_shapes(self, arrays: list[Array], target: tuple[tuple[int, ...], str] | None, names: tuple[str, str]) -> None:
         check_shape(arrays[0], self.input_shape or (), names[0])
         if target is not None:
@@ -356,20 +370,33 @@ class Plan:
         Raises TypeError and ValueError that name the argument, ss.CommError and ss.RankFailed.
         """
         names = ("xb", "yb")
-        arrays = self._arrays(xb, yb, sample_weight, names)
-        if self.batch_size is None and not local:
-            self.batch_size = whole(len(arrays[0]), "the number of samples in xb")
+
+        def arguments() -> tuple[list[Array], int]:
+            arrays = self._arrays(xb, yb, sample_weight, names)
+            if self.batch_size is None and not local:
+                self.batch_size = whole(len(arrays[0]), "the number of samples in xb")
+            total = len(arrays[0])
+            if local:
+                if batch is None and self.batch_size is None:
+                    raise ValueError("local=True needs batch, the size of the global batch")
+                total = self.batch_size or 0 if batch is None else whole(batch, "batch")
+                self.batch_size = self.batch_size or total
+                begin, end = self.rows(total)
+                if len(arrays[0]) != end - begin:
+                    raise ValueError(
+                        f"local=True: xb must hold the {end - begin} rows {begin} to {end} of the batch of {total}, but has {len(arrays[0])}"
+                    )
+            if not 1 <= total <= (self.batch_size or 0):
+                raise ValueError(f"xb has {total} samples; this plan takes 1 to batch_size={self.batch_size}")
+            if self.input_shape is not None:
+                check_shape(arrays[0], self.input_shape, "xb")
+            if self._model is not None:
+                check_target(arrays[1], *self._sessions[self._main][1].target, "yb")
+            return arrays, total
+
+        arrays, total = self._together(arguments)
         model = self._ready(arrays[0], arrays[1])
-        assert self.batch_size is not None
-        total = len(arrays[0])
-        if local:
-            total = self.batch_size if batch is None else whole(batch, "batch")
-            begin, end = self.rows(total)
-            if len(arrays[0]) != end - begin:
-                raise ValueError(f"local=True: xb must hold the {end - begin} rows {begin} to {end} of the batch of {total}, but has {len(arrays[0])}")
-        if not 1 <= total <= self.batch_size:
-            raise ValueError(f"xb has {total} samples; this plan takes 1 to batch_size={self.batch_size}")
-        session, trace = self._session(True, True, sample_weight is not None, self.batch_size)
+        session, trace = self._session(True, True, sample_weight is not None, self.batch_size or total)
         self._fit_shapes(arrays, trace.target, names)
         self._update_hypers(model)
         answer = session.step(arrays, local=local, batch=total)

@@ -119,7 +119,10 @@ def load_extension() -> tuple[Row, dict[str, Any]]:
         else:
             remedy = "build it again in this environment: pip install --force-reinstall --no-deps --no-cache-dir ."
         return Row("extension", FAIL, f"cannot be imported: {error}", remedy), {}
-    info = dict(core.build_info()) if hasattr(core, "build_info") else {}
+    try:
+        info = dict(core.build_info())
+    except Exception as error:  # a wrong SAMESTEP_ISA, for example
+        return Row("extension", FAIL, f"{core.__file__}: {error}", "see the text; docs/environment.md lists variables"), {}
     built = info.get("version")
     text = f"{core.__file__}, version {built}, order of sums {info.get('order_version')}"
     installed = _version("samestep")

@@ -32,7 +32,7 @@ class Explanation:
         rows = []
         for item in self.data["instructions"]:
             row = [
-                str(item["index"]), str(item["pass"]), str(item["op"]), str(item["layer"] or "-"), _shape(item["shape"]), str(item["kernel"] or "-"),
+                str(item["index"]), str(item["pass"]), str(item["op"]), str(item["layer"] or "-"), _shape(item["shape"]), str(item.get("kernel") or item.get("stage") or "-"),
                 _count(item["flops"]), _count(item["bytes"], "B"), _place(item["offset"]), _place(item["bucket"]),
             ]  # fmt: skip
             if self.analyze:
@@ -44,6 +44,7 @@ class Explanation:
 
     def _caption(self) -> str:
         parts = [f"{self.data[name]} {name.replace('_', ' ')}" for name in ("lanes", "lanes_at_once", "ranks", "threads", "sweeps", "segments")]
+        parts += [f"{name} {self.data[name]}" for name in ("isa", "backend", "exchange") if self.data.get(name)]
         memory = [f"{kind} {name} {_count(size, 'B')}" for kind, sizes in self.bytes.items() for name, size in sizes.items()]
         lines = ["; ".join(parts), "memory: " + "; ".join(memory)]
         note = self.data.get("note")
