@@ -141,7 +141,7 @@ def test_errors_elsewhere(method):
         (X, Y[:3], ValueError, "y has 3"),
         (X, Y.astype(float), TypeError, "y must hold class numbers"),
         (X, Y + 1, ValueError, "label"),
-        (X[:0], Y[:0], ValueError, "X|number of samples"),
+        (X[:0], Y[:0], ValueError, "X has no samples"),
     ]:
         with pytest.raises(error, match=text):
             function(x, y, **options)

@@ -103,6 +103,10 @@ static ss_role role_of(const ss_value *value) {
     return value->kind == SS_VALUE_BUFFER ? SS_ROLE_BUFFER : SS_ROLE_PARAMETER;
 }
 
+static bool is_result(const ss_graph *g, const ss_value *value) {
+    return value->kind == SS_VALUE_NODE && ss_op_at(SS_ISA_SCALAR, g->node[value->index].op)->flags & (SS_OP_LOSS | SS_OP_METRIC);
+}
+
 ss_status ss_graph_node(ss_graph *g, const char *name, const int *in, int n_in, const ss_attr *attr, int attrs, const char *layer,
                         int *number, ss_error *err) {
     ss_status status = SS_OK;
@@ -117,7 +121,7 @@ ss_status ss_graph_node(ss_graph *g, const char *name, const int *in, int n_in, 
         goto done;
     }
     op = ss_op_at(SS_ISA_SCALAR, node.op);
-    SS_TRY(set_name(node.layer, layer, err));
+    SS_TRY(set_name(node.layer, layer ? layer : "", err));
     if (n_in < 1 || n_in > SS_MAX_IN) {
         status = SS_FAIL(err, SS_ERR_VALUE, "%s takes 1 to %d inputs, not %d", name, SS_MAX_IN, n_in);
         goto done;
@@ -134,6 +138,10 @@ ss_status ss_graph_node(ss_graph *g, const char *name, const int *in, int n_in, 
             goto done;
         }
         const ss_value *value = &g->value[in[i]];
+        if (is_result(g, value)) { /* known at the end of the step alone: nothing can be computed from it */
+            status = SS_FAIL(err, SS_ERR_VALUE, "input %d of %s is the loss or metric '%s', which cannot be computed with further", i, name, value->name);
+            goto done;
+        }
         q.in[i] = value->shape;
         q.role[i] = role_of(value);
         q.dtype[i] = value->dtype;
@@ -150,7 +158,7 @@ ss_status ss_graph_node(ss_graph *g, const char *name, const int *in, int n_in, 
     node.layout = q.layout;
     node.any_layout = q.any_layout;
     ss_value value = {.kind = SS_VALUE_NODE, .dtype = q.out_dtype[0], .shape = q.out[0], .batched = true, .index = g->nodes};
-    snprintf(value.name, sizeof value.name, "%s", layer);
+    snprintf(value.name, sizeof value.name, "%s", node.layer);
     SS_TRY(add_value(g, &value, &node.out, err));
     g->node[g->nodes++] = node;
     *number = node.out;
@@ -162,6 +170,7 @@ done:
 ss_status ss_graph_output(ss_graph *g, int value, ss_error *err) {
     if (value < 0 || value >= g->values || !g->value[value].batched)
         return SS_FAIL(err, SS_ERR_VALUE, "value %d cannot be an output: it is not a batched value of this graph", value);
+    if (is_result(g, &g->value[value])) return SS_FAIL(err, SS_ERR_VALUE, "value %d cannot be an output: losses and metrics are results", value);
     ss_status status = grow((void **)&g->output, g->outputs, &g->output_room, sizeof *g->output, err);
     if (status != SS_OK) return status;
     g->output[g->outputs++] = value;
@@ -169,8 +178,7 @@ ss_status ss_graph_output(ss_graph *g, int value, ss_error *err) {
 }
 
 ss_status ss_graph_result(ss_graph *g, int value, const char *name, double weight, ss_error *err) {
-    if (value < 0 || value >= g->values || g->value[value].kind != SS_VALUE_NODE ||
-        !(ss_op_at(SS_ISA_SCALAR, g->node[g->value[value].index].op)->flags & (SS_OP_LOSS | SS_OP_METRIC)))
+    if (value < 0 || value >= g->values || !is_result(g, &g->value[value]))
         return SS_FAIL(err, SS_ERR_VALUE, "value %d cannot be a result: only losses and metrics can", value);
     if (weight != 1) return SS_FAIL(err, SS_ERR_VALUE, "result '%s': weight=%g, but only 1 is supported", name, weight);
     ss_status status = grow((void **)&g->result, g->results, &g->result_room, sizeof *g->result, err);

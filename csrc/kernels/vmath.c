@@ -1,4 +1,5 @@
 /* Arrays through the functions of vmath.h, one copy a variant, so that a test can compare bits across variants. */
+#include "kernels/rowreduce.h"
 #include "kernels/variant.h"
 #include "kernels/vmath.h"
 #include "kernels/vmath_test.h"
@@ -21,4 +22,10 @@ void SS_FN(vmath_erf)(int64_t n, const float *restrict in, float *restrict out) 
 
 void SS_FN(vmath_sigmoid)(int64_t n, const float *restrict in, float *restrict out) {
     for (int64_t i = 0; i < n; i++) out[i] = sigmoid_r(in[i]);
+}
+
+void SS_FN(vmath_row)(int64_t n, const float *x, const float *y, float *out) {
+    out[0] = row_max(n, x);
+    out[1] = row_sum(n, x);
+    out[2] = row_dot(n, x, y);
 }

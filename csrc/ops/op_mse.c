@@ -19,7 +19,8 @@ static ss_status infer(ss_infer *q, ss_error *err) {
         return SS_FAIL(err, SS_ERR_SHAPE, "mse needs targets of the prediction's shape %s, got %s", ss_shape_text(&q->in[PREDICTION], true, a, sizeof a),
                        ss_shape_text(&q->in[TARGET], true, b, sizeof b));
     if (q->dtype[TARGET] != SS_F32) return SS_FAIL(err, SS_ERR_DTYPE, "mse needs float targets, got integers");
-    q->any_layout = true;
+    /* Plain: targets are read as the caller gave them. A relayout of theirs would be an activation, which `prepare` refuses. */
+    q->layout = SS_PLAIN;
     return SS_OK;
 }
 
@@ -49,37 +50,22 @@ static int64_t saved_bytes(const ss_call *c) {
     return sizeof(real); /* the sample's sum of squares */
 }
 
-/* How a sample is walked in PyTorch's order: `outer` runs of `inner` elements. */
-typedef struct walk {
-    int64_t count, outer, inner, outer_step, inner_step;
-} walk;
-
-static walk walk_of(const ss_call *c) {
-    const ss_shape *x = &c->in_shape[PREDICTION];
-    int64_t n = ss_shape_count(x);
-    if (c->layout == SS_PLAIN || x->rank < 2) return (walk){n, 1, n, n, 1};
-    return (walk){n, x->dim[0], n / x->dim[0], 1, x->dim[0]};
-}
-
-/* sum[j] = the chain of samples j = 0 ... count - 1. Several chains side by side hide the latency of an fma. */
-static inline __attribute__((always_inline)) void sums_of(const real *p, const real *t, const walk *w, int count, real *sum) {
+/* sum[j] = the chain of samples j = 0 ... count - 1, of n elements each. Several chains side by side hide the latency of an fma. */
+static inline __attribute__((always_inline)) void sums_of(const real *p, const real *t, int64_t n, int count, real *sum) {
     real acc[8] = {0};
-    for (int64_t o = 0; o < w->outer; o++)
-        for (int64_t i = 0; i < w->inner; i++) {
-            const int64_t at = o * w->outer_step + i * w->inner_step;
-            for (int j = 0; j < count; j++) {
-                real d = p[j * w->count + at] - t[j * w->count + at];
-                acc[j] = fma_r(d, d, acc[j]);
-            }
+    for (int64_t i = 0; i < n; i++)
+        for (int j = 0; j < count; j++) {
+            real d = p[j * n + i] - t[j * n + i];
+            acc[j] = fma_r(d, d, acc[j]);
         }
     for (int j = 0; j < count; j++) sum[j] = acc[j];
 }
 
 static void sums_of_squares(const ss_call *c, int64_t begin, int64_t end, real *sum) {
-    const walk w = walk_of(c);
+    const int64_t n = ss_shape_count(&c->in_shape[PREDICTION]);
     const real *p = c->in[PREDICTION], *t = c->in[TARGET];
-    for (; begin + 8 <= end; begin += 8, sum += 8) sums_of(p + begin * w.count, t + begin * w.count, &w, 8, sum);
-    for (; begin < end; begin++, sum++) sums_of(p + begin * w.count, t + begin * w.count, &w, 1, sum);
+    for (; begin + 8 <= end; begin += 8, sum += 8) sums_of(p + begin * n, t + begin * n, n, 8, sum);
+    for (; begin < end; begin++, sum++) sums_of(p + begin * n, t + begin * n, n, 1, sum);
 }
 
 static void stat(const ss_call *c, bool backward) {

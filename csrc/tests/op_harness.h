@@ -390,6 +390,7 @@ typedef struct sweep {
     ss_call c;
     ss_fold fold;
     int64_t begin; /* first sample */
+    int64_t scratch_bytes;
     int64_t row[SS_MAX_LANES + 1];
     int32_t adds[SS_MAX_LANES], lane[SS_MAX_LANES], group[SS_MAX_LANES];
     ss_span leaf[SS_MAX_LANES], block[SS_MAX_LANES];
@@ -530,19 +531,69 @@ static void fill_inputs(session *s) {
     }
 }
 
+/* Threads of one phase run one after another, so each gets the scratch as the phase found it and what it wrote is noted: a byte that two threads write, or a value one thread makes and another
+ * reads, would be a race under real threads. The first shows as a failed check, the second as wrong results. */
+typedef struct race_check {
+    unsigned char *before, *merged, *owner;
+    int64_t bytes;
+} race_check;
+
+static void race_begin(race_check *r, const ss_call *c, int64_t bytes) {
+    *r = (race_check){.bytes = c->threads > 1 ? bytes : 0};
+    if (!r->bytes) return;
+    r->before = ss_calloc((size_t)bytes, 3);
+    if (!r->before) abort();
+    r->merged = r->before + bytes;
+    r->owner = r->merged + bytes;
+}
+
+static void race_phase(race_check *r, const ss_call *c) {
+    if (!r->bytes) return;
+    memcpy(r->before, c->scratch, (size_t)r->bytes);
+    memcpy(r->merged, c->scratch, (size_t)r->bytes);
+    memset(r->owner, 0, (size_t)r->bytes);
+}
+
+/* After one thread. Notes its bytes and puts the scratch back. False at a byte another thread wrote too. */
+static bool race_thread(race_check *r, const ss_call *c) {
+    bool good = true;
+    unsigned char *now = c->scratch;
+    for (int64_t i = 0; i < r->bytes; i++) {
+        if (now[i] == r->before[i]) continue;
+        good = good && !r->owner[i];
+        r->owner[i] = 1;
+        r->merged[i] = now[i];
+        now[i] = r->before[i];
+    }
+    return good;
+}
+
+static void race_end_phase(race_check *r, const ss_call *c) {
+    if (r->bytes) memcpy(c->scratch, r->merged, (size_t)r->bytes);
+}
+
 static void call_threads(session *s, sweep *w, int phases, void (*function)(const ss_call *c)) {
     ss_call *c = &w->c;
-    for (int p = 0; p < (phases ? phases : 1); p++)
+    race_check race;
+    race_begin(&race, c, w->scratch_bytes);
+    uint64_t allocations = ss_alloc_count();
+    for (int p = 0; p < (phases ? phases : 1); p++) {
+        race_phase(&race, c);
         for (int t = 0; t < c->threads; t++) {
             c->phase = p;
             c->thread = s->run->reverse ? c->threads - 1 - t : t;
             function(c);
+            if (!OH_CHECK(race_thread(&race, c), "%s, %s: two threads write the same scratch in phase %d", s->oc->name, s->what, p)) s->good = false;
         }
+        race_end_phase(&race, c);
+    }
+    if (!OH_CHECK(ss_alloc_count() == allocations, "%s: forward or backward allocates", s->oc->name)) s->good = false;
+    ss_free(race.before);
     c->phase = c->thread = 0;
 }
 
 static void give_scratch(session *s, sweep *w, bool backward) {
-    int64_t bytes = s->op->scratch_bytes ? s->op->scratch_bytes(&w->c, backward) : 0;
+    int64_t bytes = w->scratch_bytes = s->op->scratch_bytes ? s->op->scratch_bytes(&w->c, backward) : 0;
     w->c.scratch = bytes ? guarded(&s->bag, bytes, s->run->f64, backward ? "backward scratch" : "forward scratch") : NULL;
 }
 
@@ -768,16 +819,13 @@ static bool oh_execute(const oh_case *oc, const oh_data *data, const oh_run *run
         s->sweeps[k].c.denominator = out->denominator;
         give_scratch(s, &s->sweeps[k], false);
     }
-    uint64_t allocations = 0;
     run_stat(s, false);
     if (op->flags & (SS_OP_LOSS | SS_OP_METRIC)) {
         if (!OH_CHECK(s->stat != NULL, "%s: a loss or metric needs stat", oc->name)) s->good = false;
         else out->loss = load(s->stat, run->f64, 0) / out->denominator;
     }
     void (*forward)(const ss_call *) = reference && op->forward_ref ? op->forward_ref : op->forward;
-    allocations = ss_alloc_count();
     for (int k = 0; k < s->n_sweeps && forward; k++) call_threads(s, &s->sweeps[k], op->forward_phases, forward);
-    if (!OH_CHECK(ss_alloc_count() == allocations, "%s: forward allocates", oc->name)) s->good = false;
     s->good &= collect_outputs(s, out);
 
     void (*backward)(const ss_call *) = reference && op->backward_ref ? op->backward_ref : op->backward;
@@ -787,9 +835,7 @@ static bool oh_execute(const oh_case *oc, const oh_data *data, const oh_run *run
             give_scratch(s, &s->sweeps[k], true);
         }
         run_stat(s, true);
-        allocations = ss_alloc_count();
-        for (int k = 0; k < s->n_sweeps; k++) call_threads(s, &s->sweeps[k], op->backward_phases, backward);
-        if (!OH_CHECK(ss_alloc_count() == allocations, "%s: backward allocates", oc->name)) s->good = false;
+            for (int k = 0; k < s->n_sweeps; k++) call_threads(s, &s->sweeps[k], op->backward_phases, backward);
         s->good &= collect_gradients(s, out);
     }
     for (int i = 0; i < oc->q.n_in && s->n_sweeps; i++) {

@@ -138,7 +138,7 @@ static void test_matmul(const ss_kernels *kernels) {
     check_matmul(kernels, SS_BACKEND_NATIVE, 1030, 3, 33, false, true, true, 3, false);
     check_matmul(kernels, SS_BACKEND_NATIVE, 1030, 20, 9, false, false, false, 0, false);
     check_matmul(kernels, SS_BACKEND_NATIVE, 100, 200, 813, false, true, true, 0, false);
-    check_matmul(kernels, SS_BACKEND_NATIVE, 100, 250, 800, false, true, true, 0, false);
+    check_matmul(kernels, SS_BACKEND_NATIVE, 96, 256, 800, false, true, true, 0, false);
     for (int round = 0; round < 30; round++)
         check_matmul(kernels, SS_BACKEND_OPENBLAS, sizes[below(kinds)], sizes[below(kinds)], sizes[below(kinds)], false, next() & 1, next() & 1,
                      (int)below(2) * 3, false);

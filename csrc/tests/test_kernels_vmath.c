@@ -1,4 +1,4 @@
-/* Vector math: errors against double libm, special values, and equal bits in every variant and flush-to-zero mode.
+/* Vector math: errors against double libm, special values, and equal bits in every variant and flush-to-zero mode. Row reductions: the order of sums, written out.
  *
  * By default every 997th float and the neighbourhoods of special values; `--all` runs over all 2^32 (minutes) and prints the largest errors.
  */
@@ -47,12 +47,14 @@ static void fail(const char *name, const char *what, float x, float y, double ex
     if (failures++ < 20) printf("FAIL %s(%a): %s: %a, exact %a\n", name, x, what, y, exact);
 }
 
-/* Distance in units of the last place of `exact`. */
+/* Distance in units of the last place of `exact`, which is not below FLT_MIN. */
 static double ulps(float y, double exact) {
-    int exponent;
-    frexp(exact, &exponent);
-    if (exponent < FLT_MIN_EXP) exponent = FLT_MIN_EXP;
-    return fabs((double)y - exact) / ldexp(1.0, exponent - FLT_MANT_DIG);
+    uint64_t w;
+    memcpy(&w, &exact, sizeof w);
+    w = (w & 0x7ff0000000000000u) - ((uint64_t)(FLT_MANT_DIG - 1) << 52);
+    double unit;
+    memcpy(&unit, &w, sizeof unit);
+    return fabs((double)y - exact) / unit;
 }
 
 static void check_value(const struct function *f, float x, float y) {
@@ -69,7 +71,7 @@ static void check_value(const struct function *f, float x, float y) {
     } else if (fabs(exact) < FLT_MIN) {
         if (y != 0 || !signbit(y) != !signbit(exact)) fail(f->name, "must underflow to zero", x, y, exact);
     } else {
-        double error = ulps(y, exact);
+        double error = exact == 0 ? fabs((double)y) : ulps(y, exact);
         if (error > largest) {
             largest = error;
             largest_at = x;
@@ -112,6 +114,59 @@ static long long sweep(const struct function *f, uint64_t begin, uint64_t end, u
     return count;
 }
 
+/* rowreduce.h by its definition: element i to accumulator i % 16, then the tree. */
+static void row_by_definition(int64_t n, const float *x, const float *y, float *out) {
+    float most[16], sum[16], dot[16];
+    for (int j = 0; j < 16; j++) {
+        most[j] = -INFINITY;
+        sum[j] = dot[j] = 0;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        float *m = &most[i % 16];
+        *m = isnan(*m) || isnan(x[i]) ? NAN : fmaxf(*m, x[i]);
+        sum[i % 16] += x[i];
+        dot[i % 16] = fmaf(x[i], y[i], dot[i % 16]);
+    }
+    for (int width = 8; width > 0; width /= 2)
+        for (int j = 0; j < width; j++) {
+            most[j] = isnan(most[j]) || isnan(most[j + width]) ? NAN : fmaxf(most[j], most[j + width]);
+            sum[j] += sum[j + width];
+            dot[j] += dot[j + width];
+        }
+    out[0] = most[0];
+    out[1] = sum[0];
+    out[2] = dot[0];
+}
+
+static void check_rows(const bool *usable) {
+    static ss_vmath_row_function *const variant[SS_ISA_COUNT] = {vmath_row_scalar, vmath_row_avx2, vmath_row_avx512};
+    float x[130], y[130], want[3], have[3];
+    uint32_t state = 1;
+    int checks = 0;
+    for (int round = 0; round < 40; round++)
+        for (int n = 1; n <= 129; n++) {
+            /* The elements beyond n are NaN: they must not be looked at. */
+            for (int i = 0; i < 130; i++) {
+                state = state * 1664525u + 1013904223u;
+                float u = (float)(state >> 8) * 0x1p-24f;
+                x[i] = i >= n ? NAN : round % 4 == 1 ? -1 - u : 4 * u - 2;
+                state = state * 1664525u + 1013904223u;
+                y[i] = i >= n ? NAN : (float)(state >> 8) * 0x1p-23f - 1;
+            }
+            if (round % 4 == 2) x[state % (uint32_t)n] = NAN;
+            if (round % 4 == 3) x[state % (uint32_t)n] = round % 8 == 3 ? INFINITY : -INFINITY;
+            row_by_definition(n, x, y, want);
+            for (int isa = 0; isa < SS_ISA_COUNT; isa++) {
+                if (!usable[isa]) continue;
+                variant[isa](n, x, y, have);
+                for (int k = 0; k < 3; k++, checks++)
+                    if (bits_of(want[k]) != bits_of(have[k]) && !(isnan(want[k]) && isnan(have[k])) && failures++ < 20)
+                        printf("FAIL row of %d, %s, reduction %d: %a, want %a\n", n, ss_isa_name((ss_isa)isa), k, have[k], want[k]);
+            }
+        }
+    printf("rows     %d checks\n", checks);
+}
+
 int main(int argc, char **argv) {
     static const float special[] = {0.0f, FLT_MIN, 0x1p-149f, 1.0f, 0.5f, 0.5625f, 0.9375f, 3.95f, 9.02f, 10.0f, 88.7228f, 87.3365f, 103.9f, FLT_MAX, 0.70710678f, 1.41421356f, 0x1p-24f, 0x1p23f};
     bool everything = argc > 1 && !strcmp(argv[1], "--all");
@@ -130,6 +185,7 @@ int main(int argc, char **argv) {
         count += sweep(f, 0x7f7fff00, 0x7f800100, 1, usable) + sweep(f, 0xff7fff00, 0xff800100, 1, usable);
         printf("%-8s %lld arguments, largest error %.4f ulp at %a\n", f->name, count, largest, largest_at);
     }
+    check_rows(usable);
     printf("%lld failures\n", failures);
     return failures != 0;
 }

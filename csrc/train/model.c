@@ -48,10 +48,15 @@ static ss_status choose_optimizer(ss_model *m, const ss_model_options *o, ss_err
 ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_options *o, ss_model **out, ss_error *err) {
     ss_status status = SS_OK;
     bool *placed = NULL;
+    int64_t all = 0;
     ss_model *m = ss_calloc(1, sizeof *m);
     if (!m) goto no_memory;
     *m = (ss_model){.transport = t, .isa = o->isa, .backend = o->backend, .threads = o->threads, .seed = o->seed, .kernels = ss_kernels_for(o->isa)};
     atomic_flag_clear(&m->busy);
+    if (!m->kernels) {
+        status = SS_FAIL(err, SS_ERR_VALUE, "this processor does not run the instruction set '%s'", ss_isa_name(o->isa));
+        goto done;
+    }
     m->parameter = ss_calloc((size_t)g->parameters + 1, sizeof *m->parameter);
     m->state = ss_calloc((size_t)g->buffers + 1, sizeof *m->state);
     placed = ss_calloc((size_t)g->parameters + 1, sizeof *placed);
@@ -65,6 +70,10 @@ ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_opt
         memcpy(p->name, value->name, sizeof p->name);
         p->shape = value->shape;
         p->count = ss_shape_count(&value->shape);
+        if (!ss_add(all, ss_round_up(p->count, UNIT), &all) || all > INT64_MAX / 16) { /* so that no sum of sizes below can overflow */
+            status = SS_FAIL(err, SS_ERR_MEMORY, "the parameters and buffers up to '%s' overflow the address space", p->name);
+            goto done;
+        }
         p->trainable = value->kind == SS_VALUE_PARAMETER && value->trainable;
         if (value->kind == SS_VALUE_BUFFER) {
             p->offset = m->state_elements;
@@ -159,6 +168,8 @@ ss_status ss_model_broadcast(ss_model *m, ss_error *err) {
     if (status != SS_OK) return status;
     m->step = head.step;
     m->seed = head.seed;
+    if (m->optim && m->optim->slots(head.hyper) > m->slots)
+        return SS_FAIL(err, SS_ERR_VALUE, "rank 0's arguments of the optimizer need state that rank %d was made without", m->transport->rank);
     memcpy(m->hyper, head.hyper, sizeof head.hyper);
     return SS_OK;
 }

@@ -199,6 +199,15 @@ static ss_status make_arena(ss_session *s, const ss_graph *g, ss_error *err) {
     }
     for (int k = 0; k < g->inputs; k++)
         for (int set = 0; set < 2; set++) s->input[set][k] = ss_arena_at(s->arena, input[2 * k + set]);
+    /* Debug builds: a red zone before every region, and nothing in memory that looks like a value. */
+    ss_arena_poison(s->activations, p->activation_bytes);
+    ss_arena_poison(s->scratch, p->scratch_bytes);
+    ss_arena_mark(s->arena, at.activations);
+    ss_arena_mark(s->arena, at.scratch);
+    ss_arena_mark(s->arena, at.lane_value);
+    ss_arena_mark(s->arena, at.gathered);
+    if (s->training) ss_arena_mark(s->arena, at.gradient);
+    for (int k = 0; k < 2 * (p->stats + g->inputs); k++) ss_arena_mark(s->arena, offset[k]);
 done:
     ss_free(offset);
     return status;
@@ -263,6 +272,11 @@ void ss_session_rows(const ss_session *s, int64_t batch, int64_t *begin, int64_t
     *end = ss_lane_begin(s->schedule->run.hi, s->schedule->lanes, batch);
 }
 
+void *ss_session_input(const ss_session *s, int set, int index) {
+    return (set == 0 || set == 1) && index >= 0 && index < s->inputs ? s->input[set][index] : NULL;
+}
+
 const float *ss_session_gradient(const ss_session *s, int parameter) {
+    if (parameter < 0 || parameter >= s->model->parameters || !s->model->parameter[parameter].trainable) return NULL;
     return s->gradient && s->gradients ? s->gradient + s->model->parameter[parameter].offset : NULL;
 }

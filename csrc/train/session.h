@@ -76,6 +76,7 @@ typedef struct ss_session {
     bool update;
     float **destination; /* outputs are copied there, or NULL */
     ss_status status;
+    ss_status lead[2]; /* what thread 0 announces, in turn */
     ss_error error;
     /* measured time, when profiling */
     bool profiling;
@@ -87,6 +88,10 @@ typedef struct ss_session {
 ss_status ss_session_create(ss_model *m, const ss_graph *g, const ss_options *o, ss_session **out, ss_error *err);
 void ss_session_free(ss_session *s);
 
+/* Where the caller writes this rank's rows of input `index` of the graph before a step: set 0 or 1, [most rows of the rank][elements], float or int32, channels first as in the
+ * graph. NULL when there is no such set or input. */
+void *ss_session_input(const ss_session *s, int set, int index);
+
 /* Runs one batch whose rows of this rank lie in input set `set`. local: SS_OK, or why this rank cannot take part (its err is filled): then all ranks fail together.
  * results: [results][2] sums and denominators (may be NULL). outputs: one array an output for this rank's rows, or NULL. */
 ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool update, ss_status local, double *results, float **outputs, ss_error *err);
@@ -96,7 +101,7 @@ void ss_session_rows(const ss_session *s, int64_t batch, int64_t *begin, int64_t
 /* Every rank holds the optimizer state of its own pieces; this completes it everywhere. Collective. */
 ss_status ss_session_gather_slots(ss_session *s, ss_error *err);
 
-/* The gradient of a parameter after a step (whole vector on one rank, or with options.gradients). */
+/* The gradient of the model's parameter number `parameter` after a step; NULL for a frozen one, without training, and on several ranks unless options.gradients was set. */
 const float *ss_session_gradient(const ss_session *s, int parameter);
 
 #endif

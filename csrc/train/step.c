@@ -133,9 +133,13 @@ static ss_status join_stat(ss_session *s, const ss_instruction *i, ss_error *err
 
 /* ---- the beginning of a step: labels, denominators, agreement ---- */
 
+/* What all ranks must have in common; a difference would leave some of them waiting for ever, or with other bits. */
+static const char *const common_names[] = {"batch", "step", "lanes", "trainable elements", "values of optimizer state per element", "update", "gradients", "instructions"};
+enum { COMMON = sizeof common_names / sizeof *common_names };
+
 typedef struct announcement {
     int32_t code;
-    int64_t batch, step;
+    int64_t common[COMMON];
     double hyper[SS_MAX_HYPER], derived[SS_MAX_DERIVED];
     char message[SS_ERROR_TEXT];
 } announcement;
@@ -166,7 +170,8 @@ static ss_status prepare_local(ss_session *s, ss_error *err) {
 static ss_status agree(ss_session *s, ss_status local, ss_error *err) {
     enum { STACK_RANKS = 16 };
     ss_model *m = s->model;
-    announcement mine = {.code = local, .batch = s->batch, .step = m->step}, own[STACK_RANKS];
+    announcement mine = {.code = local, .common = {s->batch, m->step, s->schedule->lanes, s->training ? m->trainable : 0, m->slots, s->update,
+                                                   s->training && s->gradients, s->program->instructions}}, own[STACK_RANKS];
     size_t offset[SS_MAX_LANES], size[SS_MAX_LANES];
     int ranks = m->transport->size;
     if (local != SS_OK && err) memcpy(mine.message, err->message, sizeof mine.message);
@@ -192,9 +197,11 @@ static ss_status agree(ss_session *s, ss_status local, ss_error *err) {
                 worst = own[r].code;
                 failed = own[r];
                 failed_rank = base + r;
-            } else if (own[r].batch != first.batch || own[r].step != first.step) {
-                return SS_FAIL(err, SS_ERR_VALUE, "ranks disagree: rank 0 is at step %lld with a batch of %lld, rank %d at step %lld with %lld",
-                               (long long)first.step, (long long)first.batch, base + r, (long long)own[r].step, (long long)own[r].batch);
+            } else {
+                for (int k = 0; k < COMMON; k++)
+                    if (own[r].common[k] != first.common[k])
+                        return SS_FAIL(err, SS_ERR_VALUE, "ranks disagree: %s is %lld on rank 0 and %lld on rank %d", common_names[k], (long long)first.common[k],
+                                       (long long)own[r].common[k], base + r);
             }
         }
     }
@@ -233,18 +240,24 @@ static ss_status begin_step(ss_session *s, ss_status local, ss_error *err) {
 typedef struct walk {
     ss_session *s;
     int thread, threads;
+    int turn; /* of lead[] */
 } walk;
 
 static void meet(const walk *w) {
     if (w->threads > 1) ss_pool_barrier(w->s->model->pool, w->thread);
 }
 
-/* Thread 0 does `call` when nothing has failed; the others learn the outcome at the barrier. True when all may go on. */
+/* Thread 0 does `call` when nothing has failed; the others learn the outcome at the barrier, and all leave together. Two places in turn carry the outcome:
+ * thread 0 may be in its next call while another thread still reads the last one. */
 #define LEAD(w, call)                                                                   \
     do {                                                                                \
-        if ((w)->thread == 0 && (w)->s->status == SS_OK) (w)->s->status = (call);       \
+        (w)->turn ^= 1;                                                                 \
+        if ((w)->thread == 0) {                                                         \
+            if ((w)->s->status == SS_OK) (w)->s->status = (call);                       \
+            (w)->s->lead[(w)->turn] = (w)->s->status;                                   \
+        }                                                                               \
         meet(w);                                                                        \
-        if ((w)->s->status != SS_OK) return;                                            \
+        if ((w)->s->lead[(w)->turn] != SS_OK) return;                                   \
     } while (0)
 
 static void trace_lanes(ss_session *s, const ss_instruction *i, const ss_call *c, const ss_sweep *w) {
@@ -270,12 +283,49 @@ static void trace_lanes(ss_session *s, const ss_instruction *i, const ss_call *c
     }
 }
 
+#ifdef SS_DEBUG
+/* Buffers share space by their lifetimes, so the red zone at a buffer's end is drawn when it is first written and checked after its last use. A buffer of all the rank's rows
+ * (full) has its space to itself from its first segment to its last, and is drawn in the first sweep. */
+static unsigned char *zone_of(const ss_session *s, const ss_buffer *b) { return (unsigned char *)s->activations + b->offset + b->bytes - SS_RED_ZONE; }
+static unsigned char zone_byte(int k) { return (unsigned char)(0x5A ^ k * 37); }
+
+static void debug_before(const walk *w, const ss_instruction *i, const ss_sweep *sweep) {
+    ss_session *s = w->s;
+    int index = (int)(i - s->program->instruction);
+    if (w->thread == 0) {
+        ss_arena_poison(s->scratch, i->scratch_bytes);
+        for (int k = 0; k < s->program->buffers; k++) {
+            const ss_buffer *b = &s->program->buffer[k];
+            if (b->first != index || (b->full && sweep != &s->schedule->sweep[0])) continue;
+            ss_arena_poison(s->activations + b->offset, b->bytes);
+            for (int z = 0; z < SS_RED_ZONE; z++) zone_of(s, b)[z] = zone_byte(z);
+        }
+    }
+    meet(w);
+}
+
+static void debug_after(const walk *w, const ss_instruction *i) {
+    ss_session *s = w->s;
+    int index = (int)(i - s->program->instruction);
+    for (int k = 0; w->thread == 0 && k < s->program->buffers; k++) {
+        const ss_buffer *b = &s->program->buffer[k];
+        int last = b->last < s->program->instructions ? b->last : s->program->instructions - 1; /* outputs live on */
+        for (int z = 0; last == index && z < SS_RED_ZONE; z++)
+            if (zone_of(s, b)[z] != zone_byte(z) && s->status == SS_OK)
+                s->status = SS_FAIL(&s->error, SS_ERR_STATE, "byte %d behind buffer %d (%s, written first by instruction %d) was written", z, k, b->what, b->first);
+    }
+}
+#endif
+
 static void run_instruction(const walk *w, const ss_instruction *i, const ss_sweep *sweep) {
     ss_session *s = w->s;
     ss_call c;
     bind(s, i, sweep, &c);
     c.thread = w->thread;
     c.threads = w->threads;
+#ifdef SS_DEBUG
+    debug_before(w, i, sweep);
+#endif
     double started = s->profiling && w->thread == 0 ? now() : 0;
     for (c.phase = 0; c.phase < i->phases; c.phase++) {
         if (i->stage == SS_STAGE_STAT) i->op->stat(&c, i->backward);
@@ -283,6 +333,9 @@ static void run_instruction(const walk *w, const ss_instruction *i, const ss_swe
         else i->op->forward(&c);
         meet(w);
     }
+#ifdef SS_DEBUG
+    debug_after(w, i);
+#endif
     if (w->thread == 0 && s->profiling) {
         int64_t index = i - s->program->instruction;
         s->seconds[index] += now() - started;
@@ -389,7 +442,7 @@ static void add_extras(const walk *w, int bucket, int64_t begin, int64_t end) {
 }
 
 /* Folds, updates and gathers. On one rank block 0 of the gradient is complete as it lies. */
-static void finish_gradients(const walk *w) {
+static void finish_gradients(walk *w) {
     ss_session *s = w->s;
     ss_error *err = &s->error;
     int64_t begin, end, from, to;
@@ -442,7 +495,7 @@ static void walk_program(void *argument, int thread, int threads) {
     ss_session *s = argument;
     const ss_program *p = s->program;
     const ss_schedule *sch = s->schedule;
-    walk w = {s, thread, threads};
+    walk w = {.s = s, .thread = thread, .threads = threads};
     int first = 0;
     for (int segment = 0; segment < p->segments; segment++) {
         int last = first;
@@ -490,7 +543,10 @@ static void trace_parameters(ss_session *s) {
 ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool do_update, ss_status local, double *results, float **outputs, ss_error *err) {
     ss_status status = SS_OK;
     double ignored[2 * SS_MAX_RESULTS];
-    assert(batch >= 1 && batch <= s->schedule->most_batch);
+    if (local == SS_OK && (batch < 1 || batch > s->schedule->most_batch || set < 0 || set > 1)) /* told to all ranks, like any failure before the start */
+        local = SS_FAIL(err, SS_ERR_VALUE, "a step on input set %d with a batch of %lld: sets are 0 and 1, batches 1 to %lld", set, (long long)batch,
+                        (long long)s->schedule->most_batch);
+    if (local != SS_OK) batch = 1, set = 0;
     s->set = set;
     s->batch = batch;
     s->update = do_update && s->training;
@@ -508,10 +564,11 @@ ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool do_update,
         status = s->status;
         if (err) *err = s->error;
     }
+    if (status == SS_OK) status = ss_arena_check(s->arena, err); /* red zones of the regions; nothing in release builds */
     if (status == SS_OK && s->exchange && s->gradients) status = gather_pieces(s, s->gradient, err);
     if (status == SS_OK && s->program->results) status = finish_results(s, results ? results : ignored, err);
     if (status != SS_OK) {
-        s->model->broken = s->training;
+        s->model->broken |= s->training;
         goto done;
     }
     if (s->update) {

@@ -335,6 +335,22 @@ class Plan:
                 raise ValueError(f"{name} has {len(array)} samples, {names[0]} has {len(arrays[0])}")
         return arrays
 
+    def _checked(self, x: Any, y: Any, sample_weight: Any) -> list[Array]:
+        """Whole data sets, checked on every rank."""
+        names = ("X", "y")
+
+        def check() -> list[Array]:
+            arrays = self._arrays(x, y, sample_weight, names)
+            if y is not None and not len(arrays[0]):
+                raise ValueError("X has no samples")
+            if self._model is not None:
+                self._fit_shapes(arrays, self._sessions[self._main][1].target if y is not None else None, names)
+            elif self.input_shape is not None:
+                check_shape(arrays[0], self.input_shape, "X")
+            return arrays
+
+        return self._together(check)
+
     def _together(self, check: Callable[[], T]) -> T:
         """Runs checks of arguments that may fail on this rank alone: then every rank raises, and none waits."""
         if self.comm.size == 1 or self._model is None:
@@ -419,8 +435,8 @@ class Plan:
         Returns (steps, results, 2): sums and denominators of loss and metrics (`plan.result_names`); a value is their quotient. The last batch of an order
         may be smaller. Signals are checked between steps.
         """
-        arrays = self._arrays(X, y, sample_weight, ("X", "y"))
-        self.batch_size = self.batch_size or min(whole(len(arrays[0]), "the number of samples in X"), batch_size or 64)
+        arrays = self._checked(X, y, sample_weight)
+        self.batch_size = self.batch_size or min(len(arrays[0]), batch_size or 64)
         model = self._ready(arrays[0], arrays[1])
         size = self.batch_size if batch_size is None else whole(batch_size, "batch_size")
         if size > self.batch_size:
@@ -442,9 +458,7 @@ class Plan:
 
     def evaluate(self, X: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
         """Loss and metrics over all samples in evaluation mode: {"loss": ..., ...}. Every sample counts once at any number of ranks."""
-        arrays = self._arrays(X, y, sample_weight, ("X", "y"))
-        if not len(arrays[0]):
-            raise ValueError("X has no samples")
+        arrays = self._checked(X, y, sample_weight)
         self.batch_size = self.batch_size or min(len(arrays[0]), batch_size or 64)
         self._ready(arrays[0], arrays[1])
         size = self.batch_size if batch_size is None else whole(batch_size, "batch_size")
@@ -455,10 +469,9 @@ class Plan:
 
     def predict(self, X: Any, batch_size: int | None = None) -> npt.NDArray[np.float32]:
         """The network's outputs for all samples in evaluation mode, (samples, ...), on every rank."""
-        (x,) = self._arrays(X, None, None, ("X", "y"))
+        (x,) = self._checked(X, None, None)
         self.batch_size = self.batch_size or max(1, min(len(x), batch_size or 64))
         self._ready(x, None)
-        check_shape(x, self.input_shape or (), "X")
         size = self.batch_size if batch_size is None else whole(batch_size, "batch_size")
         session, trace = self._session(False, False, False, size)
         parts = []

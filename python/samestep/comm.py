@@ -5,7 +5,9 @@ Without a launcher there is one rank and MPI is never started. All ranks must ma
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +35,8 @@ def resolve(comm: Any = None) -> _core.Comm:
                 from . import _faults
 
                 _faults.install(_world)
+            elif _core.mpi_initialized():
+                atexit.register(_core.mpi_finalize)
         return _world
     try:
         from mpi4py import MPI
@@ -54,7 +58,8 @@ def alone() -> _core.Comm:
     if resolve().size == 1:
         return resolve()
     if -1 not in _others:
-        self_handle = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL(None), "ompi_mpi_comm_self")))
+        library = ctypes.CDLL(_libraries._LIBMPI, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+        self_handle = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(library, "ompi_mpi_comm_self")))
         _others[-1] = _core.Comm(ctypes.addressof(self_handle))
     return _others[-1]
 

@@ -1,0 +1,96 @@
+"""samestep, through its public API. Variants: "" takes plan.step on resident arrays, "run" takes many steps in one plan.run over arrays of eight batches."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import child
+import numpy as np
+from workloads import ADAM, CLASSES, RESNET_BLOCKS, SGD, Workload, data
+
+import samestep as ss
+from samestep import nn, optim
+
+RUN_BATCHES = 8
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU()
+        self.short = nn.Identity()
+        if inputs != outputs:
+            self.short = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Any) -> Any:
+        h = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(h)) + self.short(x))
+
+
+def network(workload: Workload) -> Any:
+    layers: list[Any] = []
+    if workload.widths:
+        for inputs, outputs in zip(workload.widths, workload.widths[1:], strict=False):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+    if workload.name == "cnn":
+        return nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(3136, 128), nn.ReLU(), nn.Dropout(0.25), nn.Linear(128, CLASSES),
+        )  # fmt: skip
+    layers = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    layers += [Block(*shape) for shape in RESNET_BLOCKS]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
+
+
+def build(setting: child.Setting) -> Any:
+    workload = setting.workload
+    ss.manual_seed(0)
+    optimizer = optim.SGD(**SGD) if workload.optimizer == "sgd" else optim.Adam(**ADAM)
+    plan = ss.compile(
+        network(workload), loss="cross_entropy", optimizer=optimizer, batch_size=workload.batch, input_shape=workload.sample_shape, threads=setting.threads
+    )
+    x, y = data(workload)
+    many_x, many_y = data(workload, RUN_BATCHES)
+
+    def steps(n: int) -> float:
+        loss = 0.0
+        for _ in range(n):
+            loss = plan.step(x, y)
+        return loss
+
+    def run(n: int) -> float:
+        order = np.arange(n * workload.batch) % len(many_x)
+        return float(np.divide(*plan.run(many_x, many_y, order, batch_size=workload.batch)[-1, 0]))
+
+    def overhead() -> dict[str, float]:
+        """Microseconds a step, the least of five bursts: by plan.step, by plan.run (no Python between steps), and inside operators on thread 0.
+
+        What plan.step takes beyond plan.run is the call from Python; what plan.run takes beyond the operators is the step's own machinery
+        (binding, loading rows, barriers at both ends, joins, the optimizer)."""
+        n = 200 if workload.gflop < 0.5 else 3
+        best = {"step_us": float("inf"), "run_us": float("inf"), "operators_us": float("inf")}
+        for _ in range(5):
+            for name, work in (("step_us", steps), ("run_us", run)):
+                started = time.perf_counter()
+                work(n)
+                best[name] = min(best[name], (time.perf_counter() - started) / n * 1e6)
+        plan.explain(analyze=True)
+        for _ in range(5):
+            run(n)  # each call of plan.run measures anew
+            measured = plan.explain(analyze=True).data["instructions"]
+            best["operators_us"] = min(best["operators_us"], 1e6 * sum(item["seconds"] / max(1, item["calls"]) for item in measured))
+        return best
+
+    return ss.__version__, run if setting.variant == "run" else steps, {"overhead": overhead}
+
+
+if __name__ == "__main__":
+    child.serve(build, int(os.environ.get("OMPI_COMM_WORLD_RANK", "0")))

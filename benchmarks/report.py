@@ -1,0 +1,131 @@
+"""From measured times to figures and tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+MAIN = "samestep"
+
+
+def summarize(entry: dict[str, Any], peers: set[str], count: int) -> None:
+    """Adds best and median of each contestant, the best peer, ratios and the fraction of the peak to a workload's entry.
+
+    count: number of processors that the peak counts."""
+    for contestant in entry["contestants"].values():
+        if contestant["rounds_ms"]:
+            every = [value for burst in contestant["rounds_ms"] for value in burst]
+            contestant["best_ms"], contestant["median_ms"] = min(every), median(every)
+    times = {name: item for name, item in entry["contestants"].items() if "best_ms" in item}
+    entry["peak_gflops"] = max(entry[when]["gflops"][str(count)] for when in ("peak_before", "peak_after"))
+    entry["at_peak_ms"] = entry["gflop"] / entry["peak_gflops"] * 1e3
+    present = [name for name in times if name in peers]
+    entry["best_peer"] = min(present, key=lambda name: times[name]["best_ms"]) if present else None
+    if MAIN not in times:
+        return
+    ours = times[MAIN]
+    entry["fraction_of_peak"] = entry["at_peak_ms"] / ours["best_ms"]
+    if entry["best_peer"]:
+        theirs = times[entry["best_peer"]]
+        entry["ratio"] = theirs["best_ms"] / ours["best_ms"]
+        entry["ratio_rounds"] = [min(b) / min(a) for a, b in zip(ours["rounds_ms"], theirs["rounds_ms"], strict=True)]
+
+
+def geometric_mean(values: list[float]) -> float | None:
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else None
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Three significant digits, without an exponent."""
+    if value is None:
+        return "-"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def _cell(contestant: Mapping[str, Any] | None) -> str:
+    if contestant is None:
+        return "-"
+    if "best_ms" not in contestant:
+        return "failed"
+    return number(contestant["best_ms"]) + ("" if contestant["learns"] else " !")
+
+
+def tables(section: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, head, rows) of a section: times, and memory."""
+    entries = section["workloads"]
+    names = list(dict.fromkeys(name for entry in entries for name in entry["contestants"]))
+    peak = str(section["processors"])
+    head = ["workload", "GFLOP", "at peak", *names, "ratio", "of rounds", "of peak", "GFLOP/s peak", "load"]
+    times, memory, inside = [], [], []
+    for entry in entries:
+        rounds, fraction = entry.get("ratio_rounds"), entry.get("fraction_of_peak")
+        before, after = (entry[when]["gflops"][peak] for when in ("peak_before", "peak_after"))
+        times.append(
+            [
+                entry["name"], number(entry["gflop"]), number(entry["at_peak_ms"]), *(_cell(entry["contestants"].get(name)) for name in names),
+                number(entry.get("ratio")), f"{min(rounds):.2f}-{max(rounds):.2f}" if rounds else "-", "-" if fraction is None else f"{100 * fraction:.1f}%",
+                f"{before:.0f}, {after:.0f}", number(entry["peak_before"]["load_average"][0]),
+            ]
+        )  # fmt: skip
+        memory.append([entry["name"], *(number((entry["contestants"].get(name) or {}).get("peak_mib")) for name in names)])
+        if overhead := entry.get("overhead"):
+            step, run, operators = (overhead[name] for name in ("step_us", "run_us", "operators_us"))
+            inside.append([entry["name"], *(number(value) for value in (step, run, operators, step - run, run - operators))])
+    who = f"{section['ranks']} rank{'s' * (section['ranks'] > 1)} of {section['threads']} thread{'s' * (section['threads'] > 1)}"
+    found = [(f"Milliseconds a step, best burst; {who}", head, times), (f"Peak resident memory, MiB; {who}", ["workload", *names], memory)]
+    if inside:
+        found.append(
+            (
+                f"samestep's own step, microseconds; {who}",
+                ["workload", "plan.step", "plan.run", "in operators", "call from Python", "rest of the step"],
+                inside,
+            )
+        )
+    return found
+
+
+def notes(section: Mapping[str, Any]) -> list[str]:
+    """What the tables do not say."""
+    lines = []
+    mean = section.get("geometric_mean_ratio")
+    if mean is not None:
+        lines.append(f"Geometric mean of the ratios: {mean:.2f}.")
+    for entry in section["workloads"]:
+        for name, item in entry["contestants"].items():
+            if item["error"]:
+                lines.append(f"{name} failed on {entry['name']}: {item['error']}")
+            elif not item["learns"]:
+                lines.append(f"! {name} on {entry['name']}: the loss did not fall ({item['loss_first']:.4g} to {item['loss_last']:.4g}).")
+    return lines
+
+
+def _plain(head: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
+    lines = []
+    for row in [head, ["-" * width for width in widths], *rows]:
+        lines.append("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip())
+    return "\n".join(lines)
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows]]
+    return "\n".join(lines)
+
+
+def text(result: Mapping[str, Any], markdown: bool = False) -> str:
+    """The whole report."""
+    facts, parts = result["machine"], []
+    machine = f"{facts['cpu']}, {facts['processors']} processors{' (virtual)' if facts['virtual'] else ''}, governor {facts['governor'] or 'not readable'}"
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
+    load = ", ".join(map(str, facts["load_average"]))
+    head = [f"Machine: {machine}; load average at the start {load}.", f"Versions: {versions}; Python {facts['python']}.", f"Started: {result['started']}."]
+    parts.append("\n".join([*head, f"Command: `{result['command']}`" if markdown else f"Command: {result['command']}"]))
+    for section in result["sections"]:
+        for title, columns, rows in tables(section):
+            parts.append(f"### {title}\n\n{_markdown(columns, rows)}" if markdown else f"{title}\n\n{_plain(columns, rows)}")
+        parts.append("\n".join(f"- {line}" for line in notes(section)))
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""Times training steps of samestep and of the installed peers, in turn, on one machine."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import machine
+import report
+from contestants import CONTESTANTS, Contestant, Failed, Running, commands, installed, interpreter
+from workloads import WORKLOADS, Workload
+
+EPILOG = """\
+examples:
+  python benchmarks/run.py --quick
+  python benchmarks/run.py --ranks 1 2 --json figures.json --markdown figures.md
+  python benchmarks/run.py --workloads mlp cnn --contestants samestep torch jax --rounds 9
+  python benchmarks/run.py --interpreter tensorflow=/path/to/other/venv/bin/python
+
+How to read the result: benchmarks/README.md.
+"""
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, metavar="NAME", help=f"what to train: {', '.join(WORKLOADS)} (default: all)")
+    parser.add_argument(
+        "--contestants", nargs="+", choices=CONTESTANTS, metavar="NAME", help=f"who takes part: {', '.join(CONTESTANTS)} (default: all that are installed)"
+    )
+    parser.add_argument("--ranks", nargs="+", type=int, default=[1], metavar="N", help="ranks that share the processors; several numbers: one after another (default: 1)")
+    parser.add_argument("--processors", type=int, default=2, metavar="P", help="processors to use, divided among the ranks' threads (default: 2)")
+    parser.add_argument("--precision", choices=["fp32"], default="fp32", help="of the arithmetic (only fp32 so far)")
+    parser.add_argument("--rounds", type=int, metavar="R", help="each round times every contestant once (default: 5; quick: 2)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of one contestant's turn (default: 1; quick: 0.05)")
+    parser.add_argument("--bursts", type=int, default=5, metavar="B", help="timed parts of a turn (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="logreg alone unless told otherwise, short turns, without torch-compile: to see that all works")
+    parser.add_argument(
+        "--interpreter", action="append", default=[], metavar="NAME=PYTHON", help="run a contestant, or all of a library, with another Python (repeatable)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all raw times, commands and facts of the machine")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as markdown")
+    args = parser.parse_args(argv)
+    args.workloads = args.workloads or (["logreg"] if args.quick else list(WORKLOADS))
+    args.rounds = args.rounds or (2 if args.quick else 5)
+    args.seconds = args.seconds or (0.05 if args.quick else 1.0)
+    args.interpreter = dict(text.partition("=")[::2] for text in args.interpreter)
+    for name in args.interpreter:
+        if name not in CONTESTANTS and name not in {item.library for item in CONTESTANTS.values()}:
+            parser.error(f"--interpreter {name}: no such contestant")
+    for ranks in args.ranks:
+        if ranks < 1 or args.processors < ranks or args.processors % ranks:
+            parser.error(f"--ranks {ranks}: {args.processors} processors cannot be divided among them evenly")
+    if min(args.rounds, args.bursts) < 1 or args.seconds <= 0:
+        parser.error("--rounds, --bursts and --seconds must be positive")
+    return args
+
+
+def chosen(args: argparse.Namespace) -> list[Contestant]:
+    """Those who were asked for, or all; without those whose library is not installed."""
+    found = []
+    for name, contestant in CONTESTANTS.items():
+        if args.contestants and name not in args.contestants or not args.contestants and args.quick and not contestant.quick:
+            continue
+        if installed(interpreter(contestant, args.interpreter), [contestant.library]):
+            found.append(contestant)
+        else:
+            say(f"{name}: {contestant.library} is not installed; left out")
+    return found
+
+
+def say(text: str) -> None:
+    """Progress, beside the report on standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def compare(workload: Workload, ranks: int, field: list[Contestant], args: argparse.Namespace, cpus: list[int], peak: machine.Peak) -> dict[str, Any]:
+    """All contestants on one workload, in turn."""
+    threads = len(cpus) // ranks
+    entry: dict[str, Any] = {"name": workload.name, "network": workload.network, "batch": workload.batch, "gflop": workload.gflop, "contestants": {}}
+    running: dict[str, Running] = {}
+    turns: dict[str, int] = {}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("SAMESTEP_", "OMP_", "OMPI_", "PMIX_", "TF_CONFIG"))}
+    try:
+        for contestant in field:
+            if ranks > contestant.most_ranks or not contestant.fits(workload):
+                continue
+            record: dict[str, Any] = {"rounds_ms": [], "error": None, "learns": True}
+            entry["contestants"][contestant.name] = record
+            child = running[contestant.name] = Running(contestant, ranks)
+            say(f"{workload.name}: starting {contestant.name}")
+            started = commands(
+                contestant, interpreter(contestant, args.interpreter), workload, ranks, threads, ["--precision", args.precision]
+            )
+            try:
+                child.start(started, cpus, environ)
+                trial = min(child.steps(1, 3)["ms"]) / 1e3
+                turns[contestant.name] = max(1, math.ceil(args.seconds / args.bursts / trial))
+                record |= {"version": child.hello[0]["version"], "loss_first": child.hello[0]["loss"], "steps_of_a_burst": turns[contestant.name]}
+            except Failed as error:
+                record["error"] = str(error)
+                say(f"  failed: {error}")
+            record["command"] = child.lines
+        entry["peak_before"] = peak()
+        for number in range(args.rounds):
+            for name, child in running.items():
+                record = entry["contestants"][name]
+                if record["error"]:
+                    continue
+                try:
+                    turn = child.steps(turns[name], args.bursts)
+                except Failed as error:
+                    record |= {"error": str(error), "rounds_ms": []}
+                    continue
+                record["rounds_ms"].append(turn["ms"])
+                record |= {"loss_last": turn["loss"], "peak_mib": turn["peak_mib"]}
+                # A contestant that stopped learning would be measured at something else than training.
+                record["learns"] = math.isfinite(turn["loss"]) and turn["loss"] < record["loss_first"]
+            say(f"{workload.name}: round {number + 1} of {args.rounds}")
+        entry["peak_after"] = peak()
+        if report.MAIN in running and not entry["contestants"][report.MAIN]["error"]:
+            try:
+                entry["overhead"] = next((found for answer in running[report.MAIN].ask(do="overhead") if (found := answer["overhead"])), None)
+            except Failed as error:
+                entry["contestants"][report.MAIN]["error"] = f"overhead: {error}"
+    finally:
+        for child in running.values():
+            child.end()
+    report.summarize(entry, {item.name for item in field if item.peer}, len(cpus))
+    return entry
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        cpus = machine.processors(args.processors)
+    except ValueError as error:
+        raise SystemExit(f"run.py: {error}") from None
+    result: dict[str, Any] = {
+        "format": 1,
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "benchmarks/run.py", *(sys.argv[1:] if argv is None else argv)]),
+        "settings": {"rounds": args.rounds, "seconds": args.seconds, "bursts": args.bursts, "processors": cpus, "precision": args.precision},
+        "machine": machine.facts(),
+        "versions": {},
+        "sections": [],
+    }
+    field = chosen(args)
+    if not field:
+        raise SystemExit("run.py: none of the contestants is installed")
+    with tempfile.TemporaryDirectory(prefix="samestep-peak-") as folder:
+        peak = machine.Peak(Path(folder), 0.1 if args.quick else 0.5, cpus)
+        for ranks in args.ranks:
+            section: dict[str, Any] = {"ranks": ranks, "threads": len(cpus) // ranks, "processors": len(cpus), "workloads": []}
+            result["sections"].append(section)
+            for name in args.workloads:
+                entry = compare(WORKLOADS[name], ranks, field, args, cpus, peak)
+                section["workloads"].append(entry)
+                section["geometric_mean_ratio"] = report.geometric_mean([item["ratio"] for item in section["workloads"] if "ratio" in item])
+                for who, item in entry["contestants"].items():
+                    if "version" in item:
+                        result["versions"].setdefault(CONTESTANTS[who].library.replace("optax", "jax"), item["version"])
+                result["finished"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+                if args.json:  # after each workload: a long run that is cut short has left what it measured
+                    args.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(report.text(result), end="")
+    if args.markdown:
+        args.markdown.write_text(report.text(result, markdown=True))
+    failed = any(item["error"] for section in result["sections"] for entry in section["workloads"] for who, item in entry["contestants"].items() if who == report.MAIN)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""Several ranks: how they end, what they compare, and that they agree."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from samestep import _libraries
+
+pytestmark = pytest.mark.mpi
+
+TRAIN = """
+import os, signal, sys, threading, time
+import numpy as np
+import samestep as ss
+from samestep import nn, optim
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(512, 8)).astype(np.float32), rng.integers(0, 3, 512)
+ss.manual_seed(1)
+net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+LAST = ss.size() - 1
+def main(event, **options):
+    options.setdefault("optimizer", optim.SGD(0.1))
+    trainer = ss.Trainer(net, callbacks=[lambda t, epoch, logs: event(epoch)], **options)
+    return trainer.fit(x, y, epochs=100_000, batch_size=64, verbose=False)
+"""
+
+ENDINGS = {
+    "an exception": ("def event(epoch):\n    if epoch == 3 and ss.rank() == LAST: raise ZeroDivisionError('on purpose')\nmain(event)", "ZeroDivisionError: on purpose"),
+    "an exception outside": ("import threading\nif ss.rank() == LAST: raise KeyError('on purpose')\nmain(lambda epoch: None)", "KeyError: 'on purpose'"),
+    "sys.exit(3)": ("def event(epoch):\n    if epoch == 3 and ss.rank() == LAST: sys.exit(3)\nmain(event)", "SystemExit: 3"),
+    "sys.exit()": ("def event(epoch):\n    if epoch == 3 and ss.rank() == LAST: sys.exit()\nmain(event)\nprint()", "SystemExit"),
+    "sys.exit(text)": ("if ss.rank() == LAST: sys.exit('no data')\nmain(lambda epoch: None)", "no data"),
+    "raise SystemExit": ("def event(epoch):\n    if epoch == 3 and ss.rank() == LAST: raise SystemExit\nmain(event)\nprint()", "SystemExit"),
+    "exit in argparse": ("import argparse\nss.size()\nif ss.rank() == LAST: argparse.ArgumentParser().parse_args(['--no'])\nmain(lambda epoch: None)", "unrecognized"),
+    "a signal": ("def event(epoch):\n    if epoch == 3 and ss.rank() == LAST: os.kill(os.getpid(), signal.SIGINT)\nmain(event)", "KeyboardInterrupt"),
+    "a signal in a step": ("if ss.rank() == LAST: threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\nmain(lambda epoch: None)", "KeyboardInterrupt"),
+    "an error in a thread": ("if ss.rank() == LAST: threading.Thread(target=lambda: 1 / 0).start()\nmain(lambda epoch: None)", "ZeroDivisionError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("name", ENDINGS)
+def test_one_rank_ends_all(mpi_run, name, ranks, tmp_path):
+    script, text = ENDINGS[name]
+    stamp = f"import time\nprint('began', time.time(), flush=True)\n{TRAIN}\nprint('ready', time.time(), flush=True)\n"
+    done = mpi_run(stamp + script, n=ranks, check=False, timeout=60)
+    ended = time.time()
+    ready = max(float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("ready"))
+    assert done.returncode != 0, done.stderr
+    assert text in done.stderr, done.stderr
+    if name != "exit in argparse":
+        assert f"[rank {ranks - 1}]" in done.stderr
+    assert ended - ready < 8, "it took longer than 5 s and the time to start the fit"
+
+
+@pytest.mark.parametrize(
+    "end", ["", "sys.exit()", "sys.exit(0)", "raise SystemExit", "import time\ntime.sleep(4 * ss.rank())\nsys.exit(0)"]
+)
+def test_a_normal_end(mpi_run, end):
+    done = mpi_run(f"{TRAIN}\nss.barrier()\nprint('done')\n{end}", n=2)
+    assert done.stdout.count("done") == 2 and done.stderr == ""
+
+
+def test_a_slow_rank_is_no_fault(mpi_run):
+    done = mpi_run(f"{TRAIN}\nss.barrier()\nif ss.rank() == 0:\n    time.sleep(5)\n    print('slept')\n", n=2)
+    assert "slept" in done.stdout
+
+
+def test_without_communication(mpi_run):
+    assert mpi_run("import samestep as ss\nprint('fine')", n=2).stdout.count("fine") == 2
+
+
+@pytest.mark.parametrize("imports", ["from mpi4py import MPI\nimport samestep as ss", "import samestep as ss\nfrom mpi4py import MPI"])
+def test_mpi4py_in_the_same_process(mpi_run, imports):
+    pytest.importorskip("mpi4py")
+    done = mpi_run(
+        f"{imports}\nimport numpy as np\n"
+        "total = MPI.COMM_WORLD.allreduce(1)\nassert ss.allreduce(1) == total == 2 and ss.rank() == MPI.COMM_WORLD.rank\n"
+        "from samestep import nn, optim\n"
+        "ss.compile(nn.Linear(2, 2), optimizer=optim.SGD(0.1)).step(np.ones((16, 2)), np.zeros(16, int))\n"
+        "MPI.COMM_WORLD.Barrier()\nprint('fine')",
+        n=2,
+    )
+    assert done.stdout.count("fine") == 2 and done.stderr == ""
+
+
+def test_mpi4py_without_a_launcher(python_run):
+    pytest.importorskip("mpi4py")
+    done = python_run("from mpi4py import MPI\nimport samestep as ss\nassert ss.size() == 1\nss.barrier()\nprint('fine')")
+    assert done.stdout == "fine\n", done.stderr
+
+
+DIFFERENCES = {
+    "values": ("net[0].weight[0, 0] = ss.rank()", "", "parameters '0.weight': values"),
+    "seed of values": ("ss.manual_seed(ss.rank()); net = nn.Sequential(nn.Linear(8, 3))", "", "parameters '0.weight': values"),
+    "shape": ("net = nn.Sequential(nn.Linear(8, 16 + ss.rank()), nn.Linear(16 + ss.rank(), 3))", "", "parameters '0.weight': shape"),
+    "layers": ("net = nn.Sequential(nn.Linear(8, 3), nn.Tanh() if ss.rank() else nn.ReLU())", "", "network: operation 1 is tanh"),
+    "option of a layer": ("net = nn.Sequential(nn.Dropout(0.1 + 0.1 * ss.rank()), nn.Linear(8, 3))", "", "dropout in layer '0'"),
+    "fixed": ("net[0].requires_grad_(ss.rank() == 0)", "", "requires_grad"),
+    "lr": ("", "optimizer=optim.SGD(0.1 * (1 + ss.rank()))", "optimizer is"),
+    "optimizer": ("", "optimizer=optim.Adam() if ss.rank() else optim.SGD(0.1)", "optimizer is"),
+    "seed": ("", "seed=ss.rank()", "seed is 1, on rank 0 0"),
+    "lanes": ("", "lanes=8 * (1 + ss.rank())", "lanes is 16, on rank 0 8"),
+    "loss": ("", "loss=nn.CrossEntropyLoss(label_smoothing=0.1 * ss.rank())", "loss is"),
+    "metrics": ("", "metrics=['accuracy'] * ss.rank()", "metrics is"),
+    "data": ("x = x[: 512 - ss.rank()]; y = y[: len(x)]", "", "X is"),
+    "version": ("from samestep import _compile\n"
+                "class Old:\n    def __getattr__(self, name): return getattr(old, name)\n    def build_info(self): return {**old.build_info(), 'order_version': ss.rank()}\n"
+                "old, _compile._core = _compile._core, Old()", "", "version of the order of sums"),
+    "not the second rank's part": ("net = nn.Sequential(nn.Linear(8 + ss.rank(), 3))", "", "layer '0'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_differences_are_refused_on_every_rank(mpi_run, name):
+    before, options, text = DIFFERENCES[name]
+    done = mpi_run(
+        f"{TRAIN}\n{before}\nfingerprint = ss.fingerprint(net)\ntry:\n    main(lambda epoch: sys.exit('trained'), {options})\n"
+        "except (ValueError, ss.CommError) as error:\n    print('refused:', error)\nassert ss.fingerprint(net) == fingerprint\nss.barrier()",
+        n=2,
+    )
+    refusals = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
+    assert len(refusals) == 2, done.stdout + done.stderr
+    assert all(text in line for line in refusals), refusals
+
+
+def test_more_ranks_than_lanes(mpi_run):
+    done = mpi_run(f"{TRAIN}\ntry:\n    main(lambda epoch: None, lanes=2)\nexcept ValueError as error:\n    print('refused:', error)", n=3)
+    assert done.stdout.count("3 ranks cannot share 2 lanes: set lanes=4") == 3
+
+
+def test_errors_of_one_rank_reach_all(mpi_run):
+    """A bad label, a bad shape, a bad dtype on one rank: both raise, and the plan goes on."""
+    done = mpi_run(
+        f"""{TRAIN}
+plan = ss.compile(net, optimizer=optim.SGD(0.1), batch_size=64)
+xb, yb = x[:64], y[:64]
+plan.step(xb, yb)
+for number in range(4):
+    bad_y = yb + 5 if number == 0 else yb.astype(float) if number == 1 else yb
+    bad_x = xb[:, :7] if number == 2 else xb.astype(object) if number == 3 else xb
+    last = ss.rank() == LAST
+    try:
+        plan.step(bad_x if last else xb, bad_y if last else yb)
+    except Exception as error:
+        print("raised", number, type(error).__name__)
+    plan.step(xb, yb)
+assert len(set(ss.allgather(ss.fingerprint(net)))) == 1
+""",
+        n=2,
+        timeout=90,
+    )
+    for number in range(4):
+        assert done.stdout.count(f"raised {number}") == 2, done.stdout + done.stderr
+
+
+def test_every_rank_gives_its_own_rows(mpi_run):
+    """Global arrays and local=True give the same bits, and gradients are whole where asked for."""
+    done = mpi_run(
+        f"""{TRAIN}
+import copy
+other = copy.deepcopy(net)
+plan = ss.compile(net, optimizer=optim.SGD(0.1), batch_size=64, gradients=True)
+local = ss.compile(other, optimizer=optim.SGD(0.1), batch_size=64)
+for k in range(3):
+    xb, yb = x[k * 60 : k * 60 + 60], y[k * 60 : k * 60 + 60]
+    begin, end = local.rows(60)
+    assert plan.step(xb, yb) == local.step(xb[begin:end], yb[begin:end], local=True, batch=60)
+assert ss.fingerprint(net) == ss.fingerprint(other)
+assert sum(end - begin for begin, end in ss.allgather(local.rows(60))) == 60
+gradient = plan.gradients["0.weight"]
+assert np.abs(gradient).max() > 0 and len(set(part.tobytes() for part in ss.allgather(gradient))) == 1
+try:
+    local.gradients["0.weight"]
+except ValueError as error:
+    assert "gradients=True" in str(error)
+    print("fine")
+scores = plan.predict(x[:100])
+assert scores.shape == (100, 3) and len(set(part.tobytes() for part in ss.allgather(scores))) == 1
+assert np.allclose(scores, net.eval()(x[:100]), atol=1e-5)
+if ss.rank() == LAST:
+    net(x[:5])  # one rank alone
+""",
+        n=3,
+    )
+    assert done.stdout.count("fine") == 3
+
+
+CHECKPOINT = """
+import sys
+import numpy as np
+import samestep as ss
+from samestep import nn, optim
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(150, 8)).astype(np.float32), rng.integers(0, 3, 150)
+ss.manual_seed(1)
+net = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
+trainer = ss.Trainer(net, optimizer=optim.Adam(0.01), metrics=["accuracy"], checkpoint=sys.argv[2])
+trainer.fit(x, y, epochs=int(sys.argv[1]), batch_size=32, verbose=ss.rank() == 0, resume=True)
+if ss.rank() == 0:
+    print(ss.fingerprint(net), trainer.evaluate(x, y) if ss.size() == 1 else "")
+"""
+
+
+def test_resume_at_other_rank_counts(mpi_run, tmp_path):
+    def run(ranks: int, epochs: int, file: str) -> str:
+        return mpi_run(CHECKPOINT, n=ranks, args=[str(epochs), str(tmp_path / file)]).stdout.splitlines()[-1].split()[0]
+
+    whole = run(1, 6, "whole")
+    assert run(3, 2, "part") != whole
+    assert run(2, 3, "part") != whole
+    assert run(1, 4, "part") != whole
+    assert run(4, 6, "part") == whole
+
+
+def test_rank_0_alone_draws_and_saves(mpi_run, tmp_path):
+    done = mpi_run(
+        f"""{TRAIN}
+from samestep import _core
+drawn = []
+fill = _core.fill_uniform
+_core.fill_uniform = lambda *args: drawn.append(1) or fill(*args)
+plan = ss.compile(net, optimizer=optim.SGD(0.1), batch_size=64, input_shape=(8,))
+assert bool(drawn) == (ss.rank() == 0), drawn
+assert len(set(ss.allgather(ss.fingerprint(net)))) == 1
+os.chdir(sys.argv[1]); os.makedirs(str(ss.rank())); os.chdir(str(ss.rank()))
+net.save("net.safetensors")
+print(ss.rank(), os.listdir("."))
+""",
+        n=3,
+        args=[str(tmp_path)],
+    )
+    assert sorted(done.stdout.splitlines()) == ["0 ['net.safetensors']", "1 []", "2 []"]
+
+
+@pytest.mark.parametrize("variables", [{"PMI_SIZE": "2", "PMI_RANK": "0"}, {"MPI_LOCALNRANKS": "4", "MPI_LOCALRANKID": "1"}])
+def test_a_launcher_of_another_mpi_is_refused(python_run, variables):
+    if _libraries.under_launcher():
+        pytest.skip("under a launcher")
+    done = python_run(
+        "import samestep as ss, numpy as np\nfrom samestep import nn\nss.compile(nn.Linear(2, 2)).step(np.ones((8, 2)), np.zeros(8, int))", env=variables
+    )
+    assert done.returncode != 0 and "another MPI" in done.stderr and "samestep run" in done.stderr
+
+
+def test_a_launcher_that_does_not_fit_the_library(mpi_run):
+    """The launcher says three ranks, MPI sees two."""
+    done = mpi_run("import os\nos.environ['OMPI_COMM_WORLD_SIZE'] = '3'\nimport samestep as ss\nss.size()", n=2, check=False)
+    assert done.returncode != 0 and "3 ranks" in done.stderr
+
+
+def test_threads_of_a_rank(mpi_run):
+    env = {key: value for key, value in os.environ.items() if key != "SAMESTEP_THREADS"}
+    done = mpi_run("import samestep as ss\nfrom samestep import nn\nprint(ss.compile(nn.Linear(2, 2)).threads)", n=2, threads=3, env=env)
+    assert done.stdout.split() == ["3", "3"]
