@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -193,10 +195,10 @@ class Running:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 for pid in [*(answer["pid"] for answer in self.hello), process.pid]:
-                    try:
-                        os.kill(pid, 9)
-                    except ProcessLookupError:
-                        pass
+                    with contextlib.suppress(OSError):
+                        # A rank may have ended, and its number may be somebody else's by now.
+                        if self._folder.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                            os.kill(pid, signal.SIGKILL)
                 process.wait()
         self._errors.close()
         self._folder.cleanup()

@@ -1,4 +1,5 @@
 """Operations between ranks, alone and on several ranks."""
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def test_no_mpi_without_a_launcher(python_run):
         "print(_core.mpi_initialized())"
     )
     assert done.stdout == "False\n", done.stderr
-    assert not {name for name in set(glob.glob("/dev/shm/*")) - before if "vader" in name or "ompi" in name or "sm_seg" in name}
+    assert not {
+        name for name in set(glob.glob("/dev/shm/*")) - before if "vader" in name or "ompi" in name or "sm_seg" in name
+    }
 
 
 def test_the_tree():

@@ -98,7 +98,9 @@ def test_sample_weights():
     fewer = ss.compile(b, optimizer=optim.SGD(0.1), batch_size=30)
     assert weighted.step(x, y, keep.astype(np.float64)) == pytest.approx(fewer.step(x[keep], y[keep]), rel=1e-6)
     np.testing.assert_allclose(a[0].weight, b[0].weight, rtol=1e-4, atol=1e-6)
-    assert weighted.evaluate(x, y, sample_weight=keep)["loss"] == pytest.approx(fewer.evaluate(x[keep], y[keep])["loss"], rel=1e-4)
+    assert weighted.evaluate(x, y, sample_weight=keep)["loss"] == pytest.approx(
+        fewer.evaluate(x[keep], y[keep])["loss"], rel=1e-4
+    )
     assert weighted.step(x, y) > 0  # without weights again
     with pytest.raises(ValueError, match="weight"):
         weighted.step(x, y, -np.ones(30))

@@ -5,16 +5,26 @@ from __future__ import annotations
 import sys
 
 import pytest
-from conftest import run_job
 
+from conftest import run_job
 from samestep.__main__ import main
 
 HEAD = "# samestep trace, order version 1: step index pass op layer lane hash\n"
-LINES = [(step, index, "forward" if index < 2 else "backward", "linear", "0", lane) for step in range(3) for index in range(3) for lane in range(4)]
+LINES = [
+    (step, index, "forward" if index < 2 else "backward", "linear", "0", lane)
+    for step in range(3)
+    for index in range(3)
+    for lane in range(4)
+]
 
 
 def write(path, lines=LINES, head=HEAD, hashes=None):
-    path.write_text(head + "".join("\t".join(map(str, line)) + f"\t{(hashes or {}).get(line, hash(line) & 0xFFFF):016x}\n" for line in lines))
+    path.write_text(
+        head
+        + "".join(
+            "\t".join(map(str, line)) + f"\t{(hashes or {}).get(line, hash(line) & 0xFFFF):016x}\n" for line in lines
+        )
+    )
     return str(path)
 
 
@@ -31,7 +41,11 @@ def test_the_first_difference_is_named(tmp_path, capsys):
     changed = {LINES[30]: 1, LINES[17]: 2, LINES[18]: 3}
     assert main(["diff", write(tmp_path / "a"), write(tmp_path / "b", hashes=changed)]) == 1
     out = capsys.readouterr().out
-    assert "step 1, linear in layer '0', forward, lane 1" in out and f"{2:016x}" in out and f"{hash(LINES[17]) & 0xFFFF:016x}" in out
+    assert (
+        "step 1, linear in layer '0', forward, lane 1" in out
+        and f"{2:016x}" in out
+        and f"{hash(LINES[17]) & 0xFFFF:016x}" in out
+    )
     assert out.count("\n") == 3
 
 
@@ -96,7 +110,11 @@ def test_demo(tmp_path):
     done = run_job([sys.executable, "-m", "samestep", "demo", "--plot", "c.png"], os.environ, 120, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Every bit of every parameter is equal." in done.stdout and "2 ranks" in done.stdout
-    accuracy = [float(line.split()[3]) for line in done.stdout.splitlines() if "accuracy" in line and "rank" in line and "epoch" not in line]
+    accuracy = [
+        float(line.split()[3])
+        for line in done.stdout.splitlines()
+        if "accuracy" in line and "rank" in line and "epoch" not in line
+    ]
     assert len(accuracy) == 2 and min(accuracy) >= 0.98
     assert (tmp_path / "c.png").stat().st_size > 1000
 
@@ -109,5 +127,7 @@ def test_example(mpi_run):
     script = ROOT / "examples" / "digits.py"
     plain = run_job([sys.executable, str(script)], __import__("os").environ, 90)
     many = mpi_run(script, n=3, timeout=90)
-    prints = [[line for line in out.splitlines() if line.startswith("fingerprint")] for out in (plain.stdout, many.stdout)]
+    prints = [
+        [line for line in out.splitlines() if line.startswith("fingerprint")] for out in (plain.stdout, many.stdout)
+    ]
     assert prints[0] == prints[1] and len(prints[0]) == 1, plain.stderr + many.stderr

@@ -1,4 +1,5 @@
-"""What users pass as arrays: every number dtype and memory layout gives the same bits or a clear error, and no array of theirs is written."""
+"""What users pass as arrays: every number dtype and memory layout gives the same bits or a clear error, and no array of
+theirs is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Several ranks: how they end, what they compare, and that they agree."""
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -73,7 +74,9 @@ def test_without_communication(mpi_run):
     assert mpi_run("import samestep as ss\nprint('fine')", n=2).stdout.count("fine") == 2
 
 
-@pytest.mark.parametrize("imports", ["from mpi4py import MPI\nimport samestep as ss", "import samestep as ss\nfrom mpi4py import MPI"])
+@pytest.mark.parametrize(
+    "imports", ["from mpi4py import MPI\nimport samestep as ss", "import samestep as ss\nfrom mpi4py import MPI"]
+)
 def test_mpi4py_in_the_same_process(mpi_run, imports):
     pytest.importorskip("mpi4py")
     done = mpi_run(
@@ -89,7 +92,9 @@ def test_mpi4py_in_the_same_process(mpi_run, imports):
 
 def test_mpi4py_without_a_launcher(python_run):
     pytest.importorskip("mpi4py")
-    done = python_run("from mpi4py import MPI\nimport samestep as ss\nassert ss.size() == 1\nss.barrier()\nprint('fine')")
+    done = python_run(
+        "from mpi4py import MPI\nimport samestep as ss\nassert ss.size() == 1\nss.barrier()\nprint('fine')"
+    )
     assert done.stdout == "fine\n", done.stderr
 
 
@@ -128,7 +133,10 @@ def test_differences_are_refused_on_every_rank(mpi_run, name):
 
 
 def test_more_ranks_than_lanes(mpi_run):
-    done = mpi_run(f"{TRAIN}\ntry:\n    main(lambda epoch: None, lanes=2)\nexcept ValueError as error:\n    print('refused:', error)", n=3)
+    done = mpi_run(
+        f"{TRAIN}\ntry:\n    main(lambda epoch: None, lanes=2)\nexcept ValueError as error:\n    print('refused:', error)",
+        n=3,
+    )
     assert done.stdout.count("3 ranks cannot share 2 lanes: set lanes=4") == 3
 
 
@@ -236,23 +244,33 @@ print(ss.rank(), os.listdir("."))
     assert sorted(done.stdout.splitlines()) == ["0 ['net.safetensors']", "1 []", "2 []"]
 
 
-@pytest.mark.parametrize("variables", [{"PMI_SIZE": "2", "PMI_RANK": "0"}, {"MPI_LOCALNRANKS": "4", "MPI_LOCALRANKID": "1"}])
+@pytest.mark.parametrize(
+    "variables", [{"PMI_SIZE": "2", "PMI_RANK": "0"}, {"MPI_LOCALNRANKS": "4", "MPI_LOCALRANKID": "1"}]
+)
 def test_a_launcher_of_another_mpi_is_refused(python_run, variables):
     if _libraries.under_launcher():
         pytest.skip("under a launcher")
     done = python_run(
-        "import samestep as ss, numpy as np\nfrom samestep import nn\nss.compile(nn.Linear(2, 2)).step(np.ones((8, 2)), np.zeros(8, int))", env=variables
+        "import samestep as ss, numpy as np\nfrom samestep import nn\nss.compile(nn.Linear(2, 2)).step(np.ones((8, 2)), np.zeros(8, int))",
+        env=variables,
     )
     assert done.returncode != 0 and "another MPI" in done.stderr and "samestep run" in done.stderr
 
 
 def test_a_launcher_that_does_not_fit_the_library(mpi_run):
     """The launcher says three ranks, MPI sees two."""
-    done = mpi_run("import os\nos.environ['OMPI_COMM_WORLD_SIZE'] = '3'\nimport samestep as ss\nss.size()", n=2, check=False)
+    done = mpi_run(
+        "import os\nos.environ['OMPI_COMM_WORLD_SIZE'] = '3'\nimport samestep as ss\nss.size()", n=2, check=False
+    )
     assert done.returncode != 0 and "3 ranks" in done.stderr
 
 
 def test_threads_of_a_rank(mpi_run):
     env = {key: value for key, value in os.environ.items() if key != "SAMESTEP_THREADS"}
-    done = mpi_run("import samestep as ss\nfrom samestep import nn\nprint(ss.compile(nn.Linear(2, 2)).threads)", n=2, threads=3, env=env)
+    done = mpi_run(
+        "import samestep as ss\nfrom samestep import nn\nprint(ss.compile(nn.Linear(2, 2)).threads)",
+        n=2,
+        threads=3,
+        env=env,
+    )
     assert done.stdout.split() == ["3", "3"]

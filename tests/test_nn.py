@@ -1,4 +1,5 @@
 """Modules, layers and losses: registration, state, initial values, and agreement with PyTorch."""
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -46,12 +47,18 @@ def test_registration():
         "1.norm.weight", "1.norm.bias", "1.norm.running_mean", "1.norm.running_var", "1.norm.num_batches_tracked",
     ]  # fmt: skip
     assert net.state_dict()["1.norm.num_batches_tracked"].dtype == np.int64
-    assert [type(module).__name__ for module in net.children()] == ["Conv2d", "Residual", "MaxPool2d", "Flatten", "Linear"]
+    assert [type(module).__name__ for module in net.children()] == [
+        "Conv2d",
+        "Residual",
+        "MaxPool2d",
+        "Flatten",
+        "Linear",
+    ]
     assert net.get_submodule("1.more.1") is net[1].more[1]
     net.eval()
     assert not any(module.training for module in net.modules())
     seen = []
-    net.apply(lambda module: seen.append(module))
+    net.apply(seen.append)
     assert seen[-1] is net and len(seen) == len(list(net.modules()))
 
 
@@ -124,7 +131,11 @@ def test_load_is_all_or_nothing():
     state["4.weight"] = np.zeros((10, 65))
     with pytest.raises(ss.CheckpointError) as caught:
         net.load_state_dict(state)
-    for part in ("missing: 0.bias", "unexpected: spare", "4.weight has the shape (10, 65) in the state and (10, 64) in the network"):
+    for part in (
+        "missing: 0.bias",
+        "unexpected: spare",
+        "4.weight has the shape (10, 65) in the state and (10, 64) in the network",
+    ):
         assert part in str(caught.value)
     assert ss.fingerprint(net) == before
 
@@ -248,7 +259,11 @@ def test_eager_batch_norm_updates_its_statistics():
 def test_summary_and_display():
     net = small()
     table = str(net.summary((1, 8, 8)))
-    assert "(B, 4, 4, 4)" in table and "(B, 10)" in table and f"{sum(p.numel() for p in net.parameters())} parameters" in table
+    assert (
+        "(B, 4, 4, 4)" in table
+        and "(B, 10)" in table
+        and f"{sum(p.numel() for p in net.parameters())} parameters" in table
+    )
     assert "1.conv" in table
     assert "Conv2d(1, 4, kernel_size=(3, 3)" in repr(net) and "(more): ModuleList" in repr(net)
     assert "<table>" in net._repr_html_() and "<table>" in net.summary((1, 8, 8))._repr_html_()
@@ -321,7 +336,8 @@ class TestTorch:
         assert len(self.pairs()) == 26
 
     @pytest.mark.parametrize(
-        "options", [{}, {"label_smoothing": 0.2}, {"reduction": "sum"}, {"weight": [0.5, 1, 2, 0.1]}, {"ignore_index": 2}]
+        "options",
+        [{}, {"label_smoothing": 0.2}, {"reduction": "sum"}, {"weight": [0.5, 1, 2, 0.1]}, {"ignore_index": 2}],
     )
     @pytest.mark.parametrize("shape", [(9, 4), (5, 4, 3)])
     def test_cross_entropy(self, options, shape):
@@ -342,7 +358,9 @@ class TestTorch:
         expected = torch.nn.functional.cross_entropy(torch.from_numpy(scores), torch.from_numpy(chances)).item()
         assert nn.CrossEntropyLoss()(scores, chances) == pytest.approx(expected, rel=1e-5)
         for reduction in ("mean", "sum"):
-            expected = torch.nn.functional.mse_loss(torch.from_numpy(scores), torch.from_numpy(chances), reduction=reduction).item()
+            expected = torch.nn.functional.mse_loss(
+                torch.from_numpy(scores), torch.from_numpy(chances), reduction=reduction
+            ).item()
             assert F.mse_loss(scores, chances, reduction) == pytest.approx(expected, rel=1e-5)
 
     def test_files_travel_both_ways(self, tmp_path):

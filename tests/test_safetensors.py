@@ -24,12 +24,14 @@ TENSORS = {
 
 def test_round_trip(tmp_path):
     path = tmp_path / "a.safetensors"
-    safetensors_io.write(path, TENSORS, {"a": "1", "ü": "\"quoted\"\n"})
+    safetensors_io.write(path, TENSORS, {"a": "1", "ü": '"quoted"\n'})
     tensors, metadata = safetensors_io.read(path)
-    assert metadata == {"a": "1", "ü": "\"quoted\"\n"} == safetensors_io.read_metadata(path)
+    assert metadata == {"a": "1", "ü": '"quoted"\n'} == safetensors_io.read_metadata(path)
     assert set(tensors) == set(TENSORS)
     for name, value in TENSORS.items():
-        assert tensors[name].dtype == value.dtype and tensors[name].shape == value.shape and (tensors[name] == value).all()
+        assert (
+            tensors[name].dtype == value.dtype and tensors[name].shape == value.shape and (tensors[name] == value).all()
+        )
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 

@@ -1,4 +1,6 @@
-"""The promise: equal bits after 50 steps for every number of ranks and threads, every lanes_at_once, and scalar, AVX2 and AVX-512 code."""
+"""The promise: equal bits after 50 steps for every number of ranks and threads, every lanes_at_once, and scalar, AVX2
+and AVX-512 code."""
+# ruff: noqa: E501
 
 from __future__ import annotations
 

@@ -115,7 +115,11 @@ def test_layers_are_named_in_the_graph():
     net = nn.Sequential(nn.Flatten(), nn.Linear(24, 5), nn.ReLU())
     with Trace(net) as trace:
         net(trace.input("x", (2, 3, 4)))
-    assert [(node["op"], node["layer"]) for node in trace.graph.nodes()] == [("flatten", "0"), ("linear", "1"), ("relu", "2")]
+    assert [(node["op"], node["layer"]) for node in trace.graph.nodes()] == [
+        ("flatten", "0"),
+        ("linear", "1"),
+        ("relu", "2"),
+    ]
     assert list(trace.stored) == ["1.weight", "1.bias"]
 
 

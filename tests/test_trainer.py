@@ -186,7 +186,7 @@ def test_interruption_saves_and_resumes(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert t.epoch < 2 and np.isfinite(t.predict(x[:5])).all()
     state = json.loads(safetensors_io.read_metadata(tmp_path / "c")["samestep"])
-    assert state["note"] == "interrupted" and 0 < state["epoch_step"] + state["epoch"] and state["step"] < 25_000
+    assert state["note"] == "interrupted" and state["epoch_step"] + state["epoch"] > 0 and state["step"] < 25_000
     fresh = net()
     history = trainer(fresh, checkpoint=tmp_path / "c").fit(x, y, epochs=2, batch_size=16, verbose=False, resume=True)
     assert ss.fingerprint(fresh) == ss.fingerprint(whole)

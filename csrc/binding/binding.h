@@ -48,6 +48,8 @@ extern PyType_Spec comm_spec, graph_spec, model_spec, plan_spec;
 binding_state *binding_state_of(PyObject *self);
 /* Turns an error into a Python exception; returns NULL. */
 PyObject *binding_raise(const binding_state *state, const ss_error *err);
+/* A whole number within [least, most]; an exception that names `what` otherwise. */
+int binding_int(PyObject *number, const char *what, long least, long most, int *out);
 /* A shape from a sequence of ints. */
 int binding_shape(PyObject *sequence, ss_shape *shape);
 PyObject *binding_shape_tuple(const ss_shape *shape);

@@ -24,10 +24,22 @@ PyObject *binding_raise(const binding_state *state, const ss_error *err) {
     return NULL;
 }
 
+int binding_int(PyObject *number, const char *what, long least, long most, int *out) {
+    int overflow;
+    long value = PyLong_AsLongAndOverflow(number, &overflow);
+    if (value == -1 && PyErr_Occurred()) return -1;
+    if (overflow || value < least || value > most) {
+        PyErr_Format(PyExc_ValueError, "%s=%S must be between %ld and %ld", what, number, least, most);
+        return -1;
+    }
+    *out = (int)value;
+    return 0;
+}
+
 int binding_shape(PyObject *sequence, ss_shape *shape) {
-    PyObject *fast = PySequence_Fast(sequence, "shape must be a sequence of ints");
+    PyObject *fast = PySequence_Tuple(sequence); /* a copy: converting an item may run code that changes a list */
     if (!fast) return -1;
-    Py_ssize_t rank = PySequence_Fast_GET_SIZE(fast);
+    Py_ssize_t rank = PyTuple_GET_SIZE(fast);
     *shape = (ss_shape){0};
     if (rank > SS_MAX_RANK) {
         PyErr_Format(PyExc_ValueError, "shape has %zd axes, more than the %d that are supported", rank, SS_MAX_RANK);
@@ -36,7 +48,7 @@ int binding_shape(PyObject *sequence, ss_shape *shape) {
     }
     shape->rank = (int)rank;
     for (Py_ssize_t k = 0; k < rank; k++) {
-        shape->dim[k] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(fast, k));
+        shape->dim[k] = PyLong_AsLongLong(PyTuple_GET_ITEM(fast, k));
         if (shape->dim[k] == -1 && PyErr_Occurred()) {
             Py_DECREF(fast);
             return -1;
@@ -67,7 +79,8 @@ int binding_attrs(PyObject *mapping, ss_attr **attrs, int *count) {
         PyErr_SetString(PyExc_TypeError, "attributes must be a dict");
         return -1;
     }
-    *attrs = ss_calloc((size_t)PyDict_GET_SIZE(mapping) + 1, sizeof **attrs);
+    Py_ssize_t size = PyDict_GET_SIZE(mapping);
+    *attrs = ss_calloc((size_t)size + 1, sizeof **attrs);
     if (!*attrs) {
         PyErr_NoMemory();
         return -1;
@@ -79,6 +92,8 @@ int binding_attrs(PyObject *mapping, ss_attr **attrs, int *count) {
         attr->name = PyUnicode_Check(key) ? PyUnicode_AsUTF8(key) : NULL;
         if (!attr->name && !PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "attribute names must be strings");
         if (attr->name) attr->value = PyFloat_AsDouble(value);
+        if (PyDict_GET_SIZE(mapping) != size && !PyErr_Occurred()) /* by a value's __float__ */
+            PyErr_SetString(PyExc_RuntimeError, "attributes changed while they were read");
         if (PyErr_Occurred()) {
             ss_free(*attrs);
             *attrs = NULL;
@@ -151,7 +166,8 @@ ss_status binding_array(PyObject *object, const char *name, const ss_shape *samp
     }
     if (!type_of(number, &type)) {
         PyObject *descr = PyObject_Str((PyObject *)PyArray_DESCR(a));
-        const char *text = descr ? PyUnicode_AsUTF8(descr) : "?";
+        const char *text = descr ? PyUnicode_AsUTF8(descr) : NULL;
+        PyErr_Clear();
         status = SS_FAIL(err, SS_ERR_DTYPE, "%s: arrays of dtype %s are not supported; convert to %s", name, text ? text : "?",
                          wanted == SS_I32 ? "an integer dtype" : "float32");
         Py_XDECREF(descr);

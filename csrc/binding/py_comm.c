@@ -92,12 +92,13 @@ static PyObject *comm_broadcast(PyObject *self, PyObject *args, PyObject *kwargs
     ss_transport *t = transport_of(self);
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|i", names, &data, &root)) return NULL;
     if (root < 0 || root >= t->size) return PyErr_Format(PyExc_ValueError, "root=%d is not one of the %d ranks", root, t->size);
-    if (t->rank == root && !PyBytes_Check(data)) return PyErr_Format(PyExc_TypeError, "data must be bytes on the root");
-    int64_t size = t->rank == root ? PyBytes_GET_SIZE(data) : 0;
+    /* -1 tells the other ranks, which are waiting, that the root has nothing to send. */
+    int64_t size = t->rank == root ? (PyBytes_Check(data) ? PyBytes_GET_SIZE(data) : -1) : 0;
     Py_BEGIN_ALLOW_THREADS
     status = ss_broadcast(t, &size, sizeof size, root, &err);
     Py_END_ALLOW_THREADS
     if (status != SS_OK) return binding_raise(binding_state_of(self), &err);
+    if (size < 0) return PyErr_Format(PyExc_TypeError, "data must be bytes on the root");
     PyObject *bytes = t->rank == root ? Py_NewRef(data) : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
     if (!bytes) return NULL;
     char *buffer = PyBytes_AS_STRING(bytes);
@@ -117,7 +118,7 @@ static PyObject *comm_allgather(PyObject *self, PyObject *data) {
     if (!PyBytes_Check(data)) return PyErr_Format(PyExc_TypeError, "data must be bytes");
     size_t ranks = (size_t)t->size, total = 0;
     uint64_t *length = ss_calloc(ranks, sizeof *length);
-    size_t *offset = ss_calloc(2 * ranks, sizeof *offset), *size = offset + ranks;
+    size_t *offset = ss_calloc(2 * ranks, sizeof *offset), *size = offset ? offset + ranks : NULL;
     char *all = NULL;
     if (!length || !offset) {
         PyErr_NoMemory();

@@ -84,16 +84,16 @@ static PyObject *graph_node(PyObject *self, PyObject *args, PyObject *kwargs) {
     ss_error err;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sO|Os", names, &op, &sequence, &mapping, &layer)) return NULL;
     ss_graph *g = open_graph(self);
-    if (!g || !(fast = PySequence_Fast(sequence, "inputs must be a sequence of values"))) return NULL;
-    Py_ssize_t n = PySequence_Fast_GET_SIZE(fast);
+    if (!g || !(fast = PySequence_Tuple(sequence))) return NULL;
+    Py_ssize_t n = PyTuple_GET_SIZE(fast);
     if (n > SS_MAX_IN) {
         PyErr_Format(PyExc_ValueError, "%s: %zd inputs, but at most %d are supported", op, n, SS_MAX_IN);
         goto done;
     }
     for (Py_ssize_t k = 0; k < n; k++) {
-        PyObject *item = PySequence_Fast_GET_ITEM(fast, k);
-        in[k] = item == Py_None ? -1 : (int)PyLong_AsLong(item);
-        if (PyErr_Occurred()) goto done;
+        PyObject *item = PyTuple_GET_ITEM(fast, k);
+        in[k] = -1;
+        if (item != Py_None && binding_int(item, "value", 0, g->values - 1, &in[k])) goto done;
     }
     if (binding_attrs(mapping, &attrs, &count)) goto done;
     result = answer(self, ss_graph_node(g, op, in, (int)n, attrs, count, layer, &value, &err), &value, &err);
@@ -132,8 +132,9 @@ static PyObject *graph_dtype(PyObject *self, PyObject *number) {
 static PyObject *graph_output(PyObject *self, PyObject *number) {
     ss_error err;
     ss_graph *g = open_graph(self);
-    if (!g || !value_at(self, number)) return NULL;
-    if (ss_graph_output(g, (int)PyLong_AsLong(number), &err) != SS_OK) return binding_raise(binding_state_of(self), &err);
+    const ss_value *value = g ? value_at(self, number) : NULL;
+    if (!value) return NULL;
+    if (ss_graph_output(g, (int)(value - g->value), &err) != SS_OK) return binding_raise(binding_state_of(self), &err);
     Py_RETURN_NONE;
 }
 

@@ -162,7 +162,11 @@ static PyObject *model_set_hyper(PyObject *self, PyObject *args) {
     double value;
     ss_error err;
     if (!PyArg_ParseTuple(args, "sd", &name, &value)) return NULL;
-    if (ss_model_set_hyper(model_of(self), name, value, &err) != SS_OK) return binding_raise(binding_state_of(self), &err);
+    ss_model *m = model_of(self);
+    if (ss_model_enter(m, &err) != SS_OK) return binding_raise(binding_state_of(self), &err);
+    ss_status status = ss_model_set_hyper(m, name, value, &err);
+    ss_model_leave(m);
+    if (status != SS_OK) return binding_raise(binding_state_of(self), &err);
     Py_RETURN_NONE;
 }
 
@@ -211,11 +215,17 @@ static PyObject *model_set_slot(PyObject *self, PyObject *args) {
     const char *slot, *name;
     PyObject *value;
     float *at;
+    ss_error err;
     if (!PyArg_ParseTuple(args, "ssO", &slot, &name, &value)) return NULL;
     const ss_parameter *p = find_slot(self, slot, name, &at);
     PyArrayObject *a = p ? binding_float_array(value, &p->shape, name) : NULL;
     if (!a) return NULL;
+    if (ss_model_enter(model_of(self), &err) != SS_OK) {
+        Py_DECREF(a);
+        return binding_raise(binding_state_of(self), &err);
+    }
     memmove(at, PyArray_DATA(a), (size_t)p->count * 4);
+    ss_model_leave(model_of(self));
     Py_DECREF(a);
     Py_RETURN_NONE;
 }
@@ -245,6 +255,10 @@ static int model_set_step(PyObject *self, PyObject *value, void *unused) {
     (void)unused;
     unsigned long long step;
     if (set_whole(value, "step", &step)) return -1;
+    if (step > INT64_MAX / 2) {
+        PyErr_Format(PyExc_ValueError, "step=%llu is too large", step);
+        return -1;
+    }
     model_of(self)->step = (int64_t)step;
     return 0;
 }

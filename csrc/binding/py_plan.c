@@ -23,14 +23,10 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         return NULL;
     ss_options o = {.batch = batch, .training = training, .with_results = results, .gradients = gradients};
     if (lanes != Py_None) {
-        o.lanes = (int)PyLong_AsLong(lanes);
-        if (PyErr_Occurred()) return NULL;
-        if (o.lanes < 1) return PyErr_Format(PyExc_ValueError, "lanes=%d must be at least 1", o.lanes);
+        if (binding_int(lanes, "lanes", 1, SS_MAX_LANES, &o.lanes)) return NULL;
     }
     if (at_once != Py_None) {
-        o.lanes_at_once = (int)PyLong_AsLong(at_once);
-        if (PyErr_Occurred()) return NULL;
-        if (o.lanes_at_once < 1) return PyErr_Format(PyExc_ValueError, "lanes_at_once=%d must be a power of two", o.lanes_at_once);
+        if (binding_int(at_once, "lanes_at_once", 1, 1 << 30, &o.lanes_at_once)) return NULL;
     }
     plan_object *self = (plan_object *)type->tp_alloc(type, 0);
     if (!self) return NULL;
@@ -44,11 +40,8 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     }
     for (int v = 0; v < g->values; v++)
         if (g->value[v].kind == SS_VALUE_INPUT) self->wanted[g->value[v].index] = g->value[v].dtype;
-    ss_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = ss_session_create(model->model, g, &o, &self->session, &err);
-    Py_END_ALLOW_THREADS
-    if (status != SS_OK) {
+    /* With the GIL held: another thread could change the graph, which is frozen only by success. */
+    if (ss_session_create(model->model, g, &o, &self->session, &err) != SS_OK) {
         binding_raise(state, &err);
         Py_DECREF(self);
         return NULL;
@@ -84,24 +77,25 @@ static void release(arrays *a) {
     a->count = 0;
 }
 
-static ss_status take_arrays(plan_object *self, PyObject *sequence, arrays *a, ss_error *err) {
+/* empty: arrays without rows are allowed. */
+static ss_status take_arrays(plan_object *self, PyObject *sequence, bool empty, arrays *a, ss_error *err) {
     const ss_graph *g = self->graph->graph;
     ss_status status = SS_OK;
     *a = (arrays){0};
-    PyObject *fast = PySequence_Fast(sequence, "");
+    PyObject *fast = PySequence_Tuple(sequence); /* a copy: reading an array may run code that changes a list */
     if (!fast) {
         PyErr_Clear();
         return SS_FAIL(err, SS_ERR_DTYPE, "arrays must be a sequence of arrays");
     }
-    if (PySequence_Fast_GET_SIZE(fast) != g->inputs || g->inputs > SS_MAX_RESULTS) {
-        status = SS_FAIL(err, SS_ERR_VALUE, "%lld arrays were given, but the graph has %d inputs", (long long)PySequence_Fast_GET_SIZE(fast), g->inputs);
+    if (PyTuple_GET_SIZE(fast) != g->inputs || g->inputs > SS_MAX_RESULTS) {
+        status = SS_FAIL(err, SS_ERR_VALUE, "%lld arrays were given, but the graph has %d inputs (at most %d)", (long long)PyTuple_GET_SIZE(fast), g->inputs, SS_MAX_RESULTS);
         goto done;
     }
     for (int v = 0; v < g->values && status == SS_OK; v++) {
         const ss_value *value = &g->value[v];
         if (value->kind != SS_VALUE_INPUT) continue;
         int k = a->count;
-        status = binding_array(PySequence_Fast_GET_ITEM(fast, value->index), value->name, &value->shape, value->dtype, &a->array[k], &a->keep[k], err);
+        status = binding_array(PyTuple_GET_ITEM(fast, value->index), value->name, &value->shape, value->dtype, &a->array[k], &a->keep[k], err);
         if (status != SS_OK) break;
         a->count++;
         if (k == 0) a->rows = a->array[0].rows;
@@ -109,7 +103,8 @@ static ss_status take_arrays(plan_object *self, PyObject *sequence, arrays *a, s
             status = SS_FAIL(err, SS_ERR_SHAPE, "%s has %lld rows, but %s has %lld", a->array[k].name, (long long)a->array[k].rows, a->array[0].name,
                              (long long)a->rows);
     }
-    if (status == SS_OK && a->rows == 0) status = SS_FAIL(err, SS_ERR_VALUE, "%s is empty: a batch needs at least one row", a->array[0].name);
+    if (status == SS_OK && a->rows == 0 && !(empty && a->count))
+        status = SS_FAIL(err, SS_ERR_VALUE, "%s is empty: a batch needs at least one row", a->count ? a->array[0].name : "the list of arrays");
 done:
     Py_DECREF(fast);
     return status;
@@ -128,7 +123,7 @@ static ss_status load_one(plan_object *self, PyObject *sequence, bool local, lon
     arrays a;
     int64_t begin = 0, end = 0;
     *batch = 1;
-    ss_status status = take_arrays(self, sequence, &a, err);
+    ss_status status = take_arrays(self, sequence, local, &a, err); /* a small batch may leave this rank no rows */
     if (status != SS_OK) goto done;
     if (local && given < 1) {
         status = SS_FAIL(err, SS_ERR_VALUE, "local=True needs batch=, the size of the global batch");
@@ -199,8 +194,13 @@ static ss_status run_steps(plan_object *self, const ss_feed *feed, int64_t first
     int64_t bytes = 0, looked = nanoseconds();
     for (int k = 0; k < feed->arrays; k++) bytes += s->input_bytes[k] * s->schedule->most_rows;
     bool ahead = local == SS_OK && bytes >= SMALL_BATCH && steps > 1;
+    if (self->loader && !ss_loader_alive(self->loader)) { /* after a fork */
+        ss_loader_free(self->loader);
+        self->loader = NULL;
+    }
     if (ahead && !self->loader) status = ss_loader_create(s, &self->loader, err);
     if (status != SS_OK) return status;
+    if (steps == 0) return local;
     PyThreadState *saved = PyEval_SaveThread();
     if (ahead) ss_loader_start(self->loader, feed, first, steps);
     for (int64_t k = 0; k < steps && status == SS_OK; k++) {
@@ -241,14 +241,15 @@ static PyObject *plan_run(PyObject *object, PyObject *args, PyObject *kwargs) {
     ss_status status = ss_model_enter(m, &err);
     if (status != SS_OK) goto raise;
     ss_feed feed = {.array = a.array, .wanted = self->wanted, .batch = batch};
-    ss_status local = take_arrays(self, sequence, &a, &err);
+    ss_status local = take_arrays(self, sequence, false, &a, &err);
     feed.arrays = a.count;
     feed.count = indices ? PyArray_DIM(indices, 0) : a.rows;
     feed.order = indices ? PyArray_DATA(indices) : NULL;
     if (local == SS_OK && batch < 1) local = SS_FAIL(&err, SS_ERR_VALUE, "batch=%lld must be at least 1", batch);
     if (local == SS_OK) local = check_batch(self->session, batch, "batch", &err);
-    if (local == SS_OK && (first < 0 || steps < 0 || (steps > 0 && (first + steps - 1) * batch >= feed.count)))
-        local = SS_FAIL(&err, SS_ERR_VALUE, "steps %lld to %lld of %lld reach beyond %lld samples", first, first + steps - 1, batch, (long long)feed.count);
+    int64_t batches = local == SS_OK ? feed.count / batch + (feed.count % batch != 0) : 0;
+    if (local == SS_OK && steps >= 0 && (first < 0 || first > batches || steps > batches - first))
+        local = SS_FAIL(&err, SS_ERR_VALUE, "%lld steps of %lld from step %lld on reach beyond %lld samples", steps, batch, first, (long long)feed.count);
     status = local;
     /* On a failure the other ranks are told in the first step that they were going to make. */
     if (steps < 0 || (local != SS_OK && m->transport->size == 1)) {
@@ -291,7 +292,8 @@ static PyObject *plan_forward(PyObject *object, PyObject *args, PyObject *kwargs
         const ss_shape *shape = &p->lowered->value[p->lowered->output[k]].shape;
         npy_intp dims[SS_MAX_RANK + 1] = {end - begin};
         for (int d = 0; d < shape->rank; d++) dims[d + 1] = shape->dim[d];
-        PyObject *array = PyArray_SimpleNew(shape->rank + 1, dims, NPY_FLOAT);
+        bool whole = p->lowered->value[p->lowered->output[k]].dtype == SS_I32; /* an input that is handed through */
+        PyObject *array = PyArray_SimpleNew(shape->rank + 1, dims, whole ? NPY_INT32 : NPY_FLOAT);
         if (!array) {
             Py_CLEAR(list);
             break;
@@ -318,7 +320,7 @@ static PyObject *plan_rows(PyObject *self, PyObject *arg) {
     long long batch = PyLong_AsLongLong(arg);
     int64_t begin, end;
     if (batch == -1 && PyErr_Occurred()) return NULL;
-    if (batch < 1) return PyErr_Format(PyExc_ValueError, "batch=%lld must be at least 1", batch);
+    if (batch < 1 || batch > INT32_MAX) return PyErr_Format(PyExc_ValueError, "batch=%lld must be between 1 and %d", batch, INT32_MAX);
     ss_session_rows(session_of(self), batch, &begin, &end);
     return Py_BuildValue("(LL)", (long long)begin, (long long)end);
 }

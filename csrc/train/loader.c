@@ -156,9 +156,11 @@ ss_status ss_loader_create(ss_session *s, ss_loader **out, ss_error *err) {
     return SS_OK;
 }
 
+bool ss_loader_alive(const ss_loader *l) { return l->process == getpid(); }
+
 void ss_loader_free(ss_loader *l) {
     if (!l) return;
-    if (l->process == getpid()) { /* after a fork the thread is not there */
+    if (ss_loader_alive(l)) {
         pthread_mutex_lock(&l->mutex);
         l->quit = true;
         pthread_cond_broadcast(&l->changed);

@@ -33,6 +33,8 @@ ss_status ss_feed_load(const ss_feed *feed, ss_session *s, int set, int64_t step
 /* A thread that loads the batches of a feed ahead of their use, into the two input sets in turn. */
 typedef struct ss_loader ss_loader;
 ss_status ss_loader_create(ss_session *s, ss_loader **out, ss_error *err);
+/* False in a process that was forked after creation: threads do not come along. Only ss_loader_free remains then. */
+bool ss_loader_alive(const ss_loader *l);
 /* Ends the thread. NULL is allowed. */
 void ss_loader_free(ss_loader *l);
 /* Begins steps [first, first + steps) of a feed that lives until ss_loader_stop. */

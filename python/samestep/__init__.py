@@ -27,6 +27,7 @@ from .trainer import Callback, StopTraining, Trainer  # noqa: E402
 __version__: str = build_info()["version"]
 
 __all__ = [
-    "Callback", "CheckpointError", "CommError", "History", "NumericError", "Plan", "RankFailed", "StopTraining", "Trainer", "allgather", "allreduce",
-    "barrier", "broadcast", "build_info", "cat", "comm", "compile", "fingerprint", "manual_seed", "nn", "optim", "rank", "size",
+    "Callback", "CheckpointError", "CommError", "History", "NumericError", "Plan", "RankFailed", "StopTraining",
+    "Trainer", "allgather", "allreduce", "barrier", "broadcast", "build_info", "cat", "comm", "compile",
+    "fingerprint", "manual_seed", "nn", "optim", "rank", "size",
 ]  # fmt: skip

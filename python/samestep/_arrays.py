@@ -1,6 +1,8 @@
-"""What users pass as arrays, brought to what the core reads: rows of native, aligned numbers. The user's arrays are never written, and copied only where needed.
+"""What users pass as arrays, brought to what the core reads: rows of native, aligned numbers. The user's arrays are
+never written, and copied only where needed.
 
-The core itself converts float64 and integers to float32, and integers to the int32 of labels, row by row as it reads them.
+The core itself converts float64 and integers to float32, and integers to the int32 of labels, row by row as it reads
+them.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def as_array(value: Any, argument: str) -> Array:
 
 
 def as_float(value: Any, argument: str) -> Array:
-    """float32, C order; the same object where it is that already. Raises TypeError, or ValueError where finite numbers would overflow."""
+    """float32, C order; the same object where it is that already. Raises TypeError, or ValueError where finite numbers
+    would overflow."""
     array = as_array(value, argument)
     with np.errstate(over="ignore"):
         result = np.require(array, np.float32, ["C", "A"])
@@ -47,7 +50,7 @@ def as_rows(value: Any, argument: str) -> Array:
         native = np.dtype(np.float32 if array.itemsize < 8 else np.float64)
     if array.dtype != native or not array.flags.aligned:
         return np.require(array, native, ["C", "A"])
-    rows_lie_together = array.size == 0 or array.strides[0] >= 0 and array[:1].flags.c_contiguous
+    rows_lie_together = array.size == 0 or (array.strides[0] >= 0 and array[:1].flags.c_contiguous)
     return array if rows_lie_together else np.ascontiguousarray(array)
 
 
@@ -55,7 +58,9 @@ def as_labels(value: Any, argument: str) -> Array:
     """Like as_rows, for class numbers: whole numbers only. (The core checks their range and names the sample.)"""
     array = as_rows(value, argument)
     if array.dtype.kind == "f":
-        raise TypeError(f"{argument} must hold class numbers as integers, but has dtype {array.dtype}; for regression use loss='mse'")
+        raise TypeError(
+            f"{argument} must hold class numbers as integers, but has dtype {array.dtype}; for regression use loss='mse'"
+        )
     return array
 
 

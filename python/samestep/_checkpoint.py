@@ -73,7 +73,8 @@ def save(path: str, trainer: Trainer, order: tuple[Any, ...], note: str) -> None
 
 
 def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
-    """Puts a saved run back in place. False when there is no file yet. Raises CheckpointError that names what does not fit. Collective."""
+    """Puts a saved run back in place. False when there is no file yet. Raises CheckpointError that names what does not
+    fit. Collective."""
     plan = trainer.plan
     # Rank 0's view of the file system decides, and its bytes are the ones that count.
     content: Any = None
@@ -93,16 +94,26 @@ def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
         if state["format"] != FORMAT:
             raise ValueError(f"its format is {state['format']!r}")
         wanted = {
-            "order_version": _core.ORDER_VERSION, "lanes": plan.lanes, "seed": trainer.seed, "batch_size": order[1], "optimizer": type(plan.optimizer).__name__,
-        }  # fmt: skip
+            "order_version": _core.ORDER_VERSION,
+            "lanes": plan.lanes,
+            "seed": trainer.seed,
+            "batch_size": order[1],
+            "optimizer": type(plan.optimizer).__name__,
+        }
         for name, value in wanted.items():
             if state[name] != value:
-                why = "sums would be taken in another order" if name in ("order_version", "lanes") else "the run would not go on as it began"
+                why = (
+                    "sums would be taken in another order"
+                    if name in ("order_version", "lanes")
+                    else "the run would not go on as it began"
+                )
                 raise CheckpointError(f"{path} was written with {name}={state[name]!r}, this run has {value!r}: {why}")
         if state["epoch_step"]:
             for name, value in (("samples", order[0]), ("shuffle", order[2])):
                 if state[name] != value:
-                    raise CheckpointError(f"{path} was written in the middle of an epoch with {name}={state[name]!r}, this run has {value!r}")
+                    raise CheckpointError(
+                        f"{path} was written in the middle of an epoch with {name}={state[name]!r}, this run has {value!r}"
+                    )
         numbers = {name: int(state[name]) for name in ("step", "epoch", "epoch_step")}
         sums = [[float(value) for value in row] for row in state["epoch_sums"]]
         columns = {str(name): [float(value) for value in values] for name, values in state["history"].items()}
@@ -114,7 +125,9 @@ def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
             value = slots.get(f"{slot}.{name}")
             if value is None or value.shape != plan._stored[name].shape:
                 raise CheckpointError(f"{path} has no '{slot}' of the optimizer for '{name}' that fits")
-    trainer.net.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")})
+    trainer.net.load_state_dict(
+        {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    )
     put_slots(plan, slots, numbers["step"])
     counters = {name: value for name, value in tensors.items() if name.endswith("num_batches_tracked")}
     trainer.net.load_state_dict({name.removeprefix("model."): value for name, value in counters.items()}, strict=False)

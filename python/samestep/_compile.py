@@ -46,21 +46,35 @@ def compile(
 ) -> Plan:
     """Prepares training: `plan.step(xb, yb)` runs forward, backward, exchange and update, and returns the loss.
 
-    Under MPI every rank calls it alike; parameters, options and versions are compared, and rank 0's parameters are sent to all.
+    Under MPI every rank calls it alike; parameters, options and versions are compared, and rank 0's parameters are sent
+    to all.
 
-    Parameters: net: the network; loss: "cross_entropy", "mse" or a loss of samestep.nn; optimizer: an optimizer of samestep.optim or its name;
-    batch_size: largest number of samples in the global batch (default: that of the first step); input_shape: shape of one sample, or example: an array of
-    samples (without both the memory is laid out at the first step); metrics: "accuracy"; seed: of dropout; lanes: parts of the batch whose sums are joined
-    in a fixed tree (default: from batch_size alone); lanes_at_once: a power of two, fewer lanes together need less memory; threads: of this rank; backend:
-    "native" or "openblas"; gradients: keep whole gradients on every rank for `plan.gradients` (default: only where there is one rank); comm: an
-    mpi4py communicator (default: all ranks).
+    Parameters: net: the network; loss: "cross_entropy", "mse" or a loss of samestep.nn; optimizer: an optimizer of
+    samestep.optim or its name; batch_size: largest number of samples in the global batch (default: that of the first
+    step); input_shape: shape of one sample, or example: an array of samples (without both the memory is laid out at the
+    first step); metrics: "accuracy"; seed: of dropout; lanes: parts of the batch whose sums are joined in a fixed tree
+    (default: from batch_size alone); lanes_at_once: a power of two, fewer lanes together need less memory; threads: of
+    this rank; backend: "native" or "openblas"; gradients: keep whole gradients on every rank for `plan.gradients`
+    (default: only where there is one rank); comm: an mpi4py communicator (default: all ranks).
 
     Errors: ValueError and TypeError that name the layer, the argument or, under MPI, what differs between ranks.
     """
     return Plan(
-        net, loss, optimizer, batch_size, input_shape=input_shape, example=example, metrics=metrics, seed=seed, lanes=lanes, lanes_at_once=lanes_at_once,
-        threads=threads, backend=backend, gradients=gradients, comm=comm,
-    )  # fmt: skip
+        net,
+        loss,
+        optimizer,
+        batch_size,
+        input_shape=input_shape,
+        example=example,
+        metrics=metrics,
+        seed=seed,
+        lanes=lanes,
+        lanes_at_once=lanes_at_once,
+        threads=threads,
+        backend=backend,
+        gradients=gradients,
+        comm=comm,
+    )
 
 
 def default_threads() -> int:
@@ -101,8 +115,9 @@ def quotient(pair: Any) -> float:
 class Plan:
     """What `ss.compile` returns: a network's memory, lanes and order of work.
 
-    `step` trains on one batch; `run` on many; `evaluate` and `predict` use the same parameters. While the plan lives, the network's parameters are views
-    of its memory. Compiling the network again moves them; this plan then refuses to work.
+    `step` trains on one batch; `run` on many; `evaluate` and `predict` use the same parameters. While the plan lives,
+    the network's parameters are views of its memory. Compiling the network again moves them; this plan then refuses to
+    work.
     """
 
     def __init__(
@@ -133,7 +148,9 @@ class Plan:
             if metric not in METRICS:
                 raise ValueError(f"metric {metric!r} is not known; there is {', '.join(METRICS)}")
             if not isinstance(self.loss, losses.CrossEntropyLoss):
-                raise ValueError(f"metric '{metric}' needs class labels, which the loss {type(self.loss).__name__} does not take")
+                raise ValueError(
+                    f"metric '{metric}' needs class labels, which the loss {type(self.loss).__name__} does not take"
+                )
         self.seed = _random.check_seed(seed)
         self.batch_size = None if batch_size is None else whole(batch_size, "batch_size")
         self._lanes = None if lanes is None else whole(lanes, "lanes")
@@ -183,7 +200,8 @@ class Plan:
     def _check_ranks(self) -> None:
         if (self._lanes is not None or self.batch_size is not None) and self.comm.size > self.lanes:
             raise ValueError(
-                f"{self.comm.size} ranks cannot share {self.lanes} lanes: set lanes={_power_above(self.comm.size)} or more, or start fewer ranks"
+                f"{self.comm.size} ranks cannot share {self.lanes} lanes: set lanes={_power_above(self.comm.size)} or more, "
+                "or start fewer ranks"
             )
 
     def rows(self, batch: int | None = None) -> tuple[int, int]:
@@ -203,7 +221,9 @@ class Plan:
         with Trace(self.net) as trace:
             output = self.net(trace.input("x", self.input_shape))
             if not isinstance(output, Tensor):
-                raise TypeError(f"forward of {type(self.net).__name__} must return one tensor, not {type(output).__name__}")
+                raise TypeError(
+                    f"forward of {type(self.net).__name__} must return one tensor, not {type(output).__name__}"
+                )
             trace.output_shape = output.sample_shape
             if not results:
                 trace.graph.output(output.value)
@@ -223,7 +243,6 @@ class Plan:
 
     def _build(self, input_shape: tuple[int, ...], soft: bool) -> None:
         """Traces, compares with the other ranks, and lays out the model."""
-        assert self.batch_size is not None
         self.input_shape, self._soft = input_shape, soft
         self._check_ranks()
         trace = comm.together(self.comm, lambda: self._graph(True, True, False))
@@ -231,15 +250,21 @@ class Plan:
 
         def create() -> tuple[_core.Model, _core.Plan]:
             model = _core.Model(
-                trace.graph, self.comm, optimizer=self.optimizer._core_name, hypers=self.optimizer.hypers(), threads=self.threads, backend=self.backend,
-                isa=os.environ.get("SAMESTEP_ISA") or None, seed=self.seed,
-            )  # fmt: skip
+                trace.graph,
+                self.comm,
+                optimizer=self.optimizer._core_name,
+                hypers=self.optimizer.hypers(),
+                threads=self.threads,
+                backend=self.backend,
+                isa=os.environ.get("SAMESTEP_ISA") or None,
+                seed=self.seed,
+            )
             if self.comm.rank == 0:
                 for name, item in trace.stored.items():
                     model.set(name, item.data)
                 for name, array in trace.constants.items():
                     model.set(name, array)
-            return model, self._session_of(model, trace, self.batch_size, True)
+            return model, self._session_of(model, trace, self.batch_size or 1, True)
 
         model, plan = comm.together(self.comm, create)
         model.broadcast()
@@ -256,9 +281,14 @@ class Plan:
     def _session_of(self, model: _core.Model, trace: Trace, batch: int, training: bool) -> _core.Plan:
         # An evaluation of a small batch keeps the lanes of training, so every rank has some.
         return _core.Plan(
-            model, trace.graph, batch=batch, training=training, lanes=self.lanes, lanes_at_once=self.lanes_at_once if training else None,
+            model,
+            trace.graph,
+            batch=batch,
+            training=training,
+            lanes=self.lanes,
+            lanes_at_once=self.lanes_at_once if training else None,
             gradients=training and self._keep_gradients,
-        )  # fmt: skip
+        )
 
     def _session(self, training: bool, results: bool, weighted: bool, batch: int) -> tuple[_core.Plan, Trace]:
         key = (training, results, weighted, batch)
@@ -299,7 +329,10 @@ class Plan:
                 f"{node['op']} in layer '{node['layer']}' ({', '.join(f'{name}={value:g}' for name, value in node['attrs'].items())})"
                 for node in trace.graph.nodes()
             ],
-            "parameters": {name: [list(item.shape), getattr(item, "requires_grad", None), item._source()] for name, item in trace.stored.items()},
+            "parameters": {
+                name: [list(item.shape), getattr(item, "requires_grad", None), item._source()]
+                for name, item in trace.stored.items()
+            },
         }
         agree(self.comm, mine)
 
@@ -314,7 +347,9 @@ class Plan:
             self._build(x.shape[1:] if self.input_shape is None else self.input_shape, soft)
         assert self._model is not None
         if any(item._model is not self._model for item in self._stored.values()):
-            raise RuntimeError("this plan no longer owns the parameters: the network has been compiled again since; use the new plan or trainer")
+            raise RuntimeError(
+                "this plan no longer owns the parameters: the network has been compiled again since; use the new plan or trainer"
+            )
         return self._model
 
     def _output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -363,7 +398,9 @@ class Plan:
                 self._sessions[self._last][0].step([])
             raise
 
-    def _fit_shapes(self, arrays: list[Array], target: tuple[tuple[int, ...], str] | None, names: tuple[str, str]) -> None:
+    def _fit_shapes(
+        self, arrays: list[Array], target: tuple[tuple[int, ...], str] | None, names: tuple[str, str]
+    ) -> None:
         check_shape(arrays[0], self.input_shape or (), names[0])
         if target is not None:
             check_target(arrays[1], *target, names[1])
@@ -378,12 +415,15 @@ class Plan:
 
     # --- work
 
-    def step(self, xb: Any, yb: Any, sample_weight: Any = None, *, local: bool = False, batch: int | None = None) -> float:
+    def step(
+        self, xb: Any, yb: Any, sample_weight: Any = None, *, local: bool = False, batch: int | None = None
+    ) -> float:
         """Trains on one batch and returns its loss; `plan.results` also holds the metrics.
 
-        xb: (samples, ...); yb: one target a sample; sample_weight: (samples). Every rank passes the global batch and reads its own rows; with local=True it
-        passes only the rows `plan.rows(batch)`, where batch (default batch_size) is the size of the global batch.
-        Raises TypeError and ValueError that name the argument, ss.CommError and ss.RankFailed.
+        xb: (samples, ...); yb: one target a sample; sample_weight: (samples). Every rank passes the global batch and
+        reads its own rows; with local=True it passes only the rows `plan.rows(batch)`, where batch (default batch_size)
+        is the size of the global batch. Raises TypeError and ValueError that name the argument, ss.CommError and
+        ss.RankFailed.
         """
         names = ("xb", "yb")
 
@@ -400,7 +440,8 @@ class Plan:
                 begin, end = self.rows(total)
                 if len(arrays[0]) != end - begin:
                     raise ValueError(
-                        f"local=True: xb must hold the {end - begin} rows {begin} to {end} of the batch of {total}, but has {len(arrays[0])}"
+                        f"local=True: xb must hold the {end - begin} rows {begin} to {end} of the batch of {total}, "
+                        f"but has {len(arrays[0])}"
                     )
             if not 1 <= total <= (self.batch_size or 0):
                 raise ValueError(f"xb has {total} samples; this plan takes 1 to batch_size={self.batch_size}")
@@ -430,10 +471,11 @@ class Plan:
         steps: int | None = None,
         sample_weight: Any = None,
     ) -> npt.NDArray[np.float64]:
-        """Trains on the batches `first` to `first + steps` that are cut from `order` (row numbers of X; default: as they lie), all in one call.
+        """Trains on the batches `first` to `first + steps` that are cut from `order` (row numbers of X; default: as
+        they lie), all in one call.
 
-        Returns (steps, results, 2): sums and denominators of loss and metrics (`plan.result_names`); a value is their quotient. The last batch of an order
-        may be smaller. Signals are checked between steps.
+        Returns (steps, results, 2): sums and denominators of loss and metrics (`plan.result_names`); a value is their
+        quotient. The last batch of an order may be smaller. Signals are checked between steps.
         """
         arrays = self._checked(X, y, sample_weight)
         self.batch_size = self.batch_size or min(len(arrays[0]), batch_size or 64)
@@ -457,7 +499,8 @@ class Plan:
         return ["loss", *self.metrics]
 
     def evaluate(self, X: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
-        """Loss and metrics over all samples in evaluation mode: {"loss": ..., ...}. Every sample counts once at any number of ranks."""
+        """Loss and metrics over all samples in evaluation mode: {"loss": ..., ...}. Every sample counts once at any
+        number of ranks."""
         arrays = self._checked(X, y, sample_weight)
         self.batch_size = self.batch_size or min(len(arrays[0]), batch_size or 64)
         self._ready(arrays[0], arrays[1])
@@ -486,7 +529,9 @@ class Plan:
         for begin in range(0, len(x), size):
             batch = min(size, len(x) - begin)
             for rank in range(self.comm.size):
-                first, last = (number * self.lanes // self.comm.size * batch // self.lanes for number in (rank, rank + 1))
+                first, last = (
+                    number * self.lanes // self.comm.size * batch // self.lanes for number in (rank, rank + 1)
+                )
                 result[begin + first : begin + last] = everyone[rank][at[rank] : at[rank] + last - first]
                 at[rank] += last - first
         return result
@@ -497,7 +542,9 @@ class Plan:
     def model(self) -> _core.Model:
         """The core's model: arena, optimizer state, step. Raises RuntimeError before the memory is laid out."""
         if self._model is None:
-            raise RuntimeError("nothing is laid out yet: give input_shape and batch_size to ss.compile, or take a step first")
+            raise RuntimeError(
+                "nothing is laid out yet: give input_shape and batch_size to ss.compile, or take a step first"
+            )
         return self._model
 
     @property
@@ -506,9 +553,11 @@ class Plan:
         return _Gradients(self)
 
     def explain(self, analyze: bool = False) -> Explanation:
-        """The order of work: instructions with shapes, kernels, flops, bytes, memory offsets and exchange buckets. `print` it.
+        """The order of work: instructions with shapes, kernels, flops, bytes, memory offsets and exchange buckets.
+        `print` it.
 
-        analyze=True also measures: the times of the steps since it was first asked for (the first call switches measuring on, so take some steps between).
+        analyze=True also measures: the times of the steps since it was first asked for (the first call switches
+        measuring on, so take some steps between).
         """
         model = self.model
         session, _ = self._sessions[self._last]
@@ -518,8 +567,12 @@ class Plan:
         return Explanation(session.explain(), session.bytes(), model.bytes(), analyze)
 
     def __repr__(self) -> str:
-        laid = f"{self.comm.size} ranks, {self.threads} threads, " + (f"{self.lanes} lanes" if self.batch_size else "not laid out yet")
-        return f"Plan({type(self.net).__name__}, {self.loss!r}, {self.optimizer!r}, batch_size={self.batch_size}, {laid})"
+        laid = f"{self.comm.size} ranks, {self.threads} threads, " + (
+            f"{self.lanes} lanes" if self.batch_size else "not laid out yet"
+        )
+        return (
+            f"Plan({type(self.net).__name__}, {self.loss!r}, {self.optimizer!r}, batch_size={self.batch_size}, {laid})"
+        )
 
 
 class _Gradients(Mapping[str, npt.NDArray[np.float32]]):
@@ -532,7 +585,9 @@ class _Gradients(Mapping[str, npt.NDArray[np.float32]]):
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
         plan = self._plan
         if name not in self._names():
-            raise KeyError(f"no trained parameter '{name}'; there are {', '.join(self._names()) or 'none before the first step'}")
+            raise KeyError(
+                f"no trained parameter '{name}'; there are {', '.join(self._names()) or 'none before the first step'}"
+            )
         if not plan._keep_gradients:
             raise ValueError("with several ranks each holds a part of the gradients: compile with gradients=True")
         return plan._sessions[plan._last][0].gradient(name)
@@ -553,14 +608,17 @@ def _comm(value: Any) -> _core.Comm:
 
 
 def agree(ranks: _core.Comm, mine: dict[str, Any]) -> None:
-    """Raises the same ValueError on every rank when an item differs from rank 0's, with the item, the rank and both values."""
+    """Raises the same ValueError on every rank when an item differs from rank 0's, with the item, the rank and both
+    values."""
     if ranks.size == 1:
         return
     everyone = [json.loads(data) for data in ranks.allgather(json.dumps(mine).encode())]
     for number, theirs in enumerate(everyone):
         difference = _first_difference("", everyone[0], theirs)
         if difference:
-            raise ValueError(f"rank {number} ({socket.gethostname() if number == ranks.rank else 'see its output'}) differs from rank 0: {difference}")
+            raise ValueError(
+                f"rank {number} ({socket.gethostname() if number == ranks.rank else 'see its output'}) differs from rank 0: {difference}"
+            )
 
 
 def _first_difference(path: str, ours: Any, theirs: Any) -> str:
@@ -568,7 +626,13 @@ def _first_difference(path: str, ours: Any, theirs: Any) -> str:
         return ""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for key in [*ours, *(key for key in theirs if key not in ours)]:
-            place = f"{path}.{key}" if path and "." not in path and path != "parameters" else f"{path} '{key}'" if path else key
+            place = (
+                f"{path}.{key}"
+                if path and "." not in path and path != "parameters"
+                else f"{path} '{key}'"
+                if path
+                else key
+            )
             if key not in ours or key not in theirs:
                 return f"{place} exists on {'rank 0' if key in ours else 'the other'} only"
             if difference := _first_difference(place, ours[key], theirs[key]):
@@ -581,5 +645,9 @@ def _first_difference(path: str, ours: Any, theirs: Any) -> str:
     if path.startswith("parameters") and isinstance(ours, list):
         for what, a, b in zip(("shape", "requires_grad", "values"), ours, theirs, strict=True):
             if a != b:
-                return f"{path}: {what} " + ("(drawn from another seed or order, or loaded from another file)" if what == "values" else f"{b}, on rank 0 {a}")
+                return f"{path}: {what} " + (
+                    "(drawn from another seed or order, or loaded from another file)"
+                    if what == "values"
+                    else f"{b}, on rank 0 {a}"
+                )
     return f"{path} is {theirs!r}, on rank 0 {ours!r}"

@@ -1,7 +1,7 @@
 """`samestep diff a b`: the first place where two runs, recorded with SAMESTEP_TRACE=file, differ.
 
-A recording is the file and, under several ranks, file.1, file.2, ...; together they hold one line for each step, instruction and lane, whatever the number of
-ranks and threads.
+A recording is the file and, under several ranks, file.1, file.2, ...; together they hold one line for each step,
+instruction and lane, whatever the number of ranks and threads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Line(NamedTuple):
     """One result of one instruction on one lane; lane -1: not cut by lanes."""
 
     step: int
-    index: int
+    instruction: int
     passing: str
     op: str
     layer: str
@@ -43,7 +43,7 @@ class Recording:
             raise ValueError(f"there is no recording {path}")
         for file in parts(path):
             for line in self._read(file):
-                key = (line.step, line.index, line.lane, line.passing, line.op, line.layer)
+                key = (line.step, line.instruction, line.lane, line.passing, line.op, line.layer)
                 self.lines.setdefault(key, []).append(line.hash)
         if not self.lines:
             raise ValueError(f"{path} holds no lines")

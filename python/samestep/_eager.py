@@ -1,4 +1,5 @@
-"""Networks and functions on NumPy arrays, at once: traced, compiled for this process alone, run, and kept for the next call of the same shape."""
+"""Networks and functions on NumPy arrays, at once: traced, compiled for this process alone, run, and kept for the next
+call of the same shape."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ class _Compiled:
 
     def __init__(self, trace: Trace, batch: int, training: bool) -> None:
         optimizer = "sgd" if training else None
-        self.model = _core.Model(trace.graph, comm.alone(), optimizer=optimizer, threads=_compile.default_threads(), seed=_random._seed)
+        self.model = _core.Model(
+            trace.graph, comm.alone(), optimizer=optimizer, threads=_compile.default_threads(), seed=_random._seed
+        )
         self.plan = _core.Plan(self.model, trace.graph, batch=batch, training=training)
 
     def load(self, trace: Trace) -> None:
@@ -52,7 +55,8 @@ def _run(trace: Trace, result: Tensor, rows: list[Array], training: bool, kept: 
     trace.graph.output(result.value)
     arrays = rows
     if training:
-        # A plan in training mode needs something to train: one number beside the network, compared with targets that nobody looks at.
+        # A plan in training mode needs something to train: one number beside the network, compared with targets that
+        # nobody looks at.
         pretended = trace.emit("add", [result, trace.name(Parameter(0.0), "nothing")], layer="eager")
         target = trace.input("target", result.sample_shape)
         trace.graph.result(trace.emit("mse", [pretended, target], layer="eager").value, "loss")

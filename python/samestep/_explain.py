@@ -18,7 +18,9 @@ def _count(value: float, unit: str = "") -> str:
 class Explanation:
     """The instructions of a plan as a table: `print` shows it, Jupyter too, and `data` holds the numbers."""
 
-    def __init__(self, data: Mapping[str, Any], plan_bytes: Mapping[str, int], model_bytes: Mapping[str, int], analyze: bool) -> None:
+    def __init__(
+        self, data: Mapping[str, Any], plan_bytes: Mapping[str, int], model_bytes: Mapping[str, int], analyze: bool
+    ) -> None:
         self.data = dict(data)
         self.analyze = analyze
         self.bytes = {"model": dict(model_bytes), "plan": dict(plan_bytes)}
@@ -32,9 +34,17 @@ class Explanation:
         rows = []
         for item in self.data["instructions"]:
             row = [
-                str(item["index"]), str(item["pass"]), str(item["op"]), str(item["layer"] or "-"), _shape(item["shape"]), str(item.get("kernel") or item.get("stage") or "-"),
-                _count(item["flops"]), _count(item["bytes"], "B"), _place(item["offset"]), _place(item["bucket"]),
-            ]  # fmt: skip
+                str(item["index"]),
+                str(item["pass"]),
+                str(item["op"]),
+                str(item["layer"] or "-"),
+                _shape(item["shape"]),
+                str(item.get("kernel") or item.get("stage") or "-"),
+                _count(item["flops"]),
+                _count(item["bytes"], "B"),
+                _place(item["offset"]),
+                _place(item["bucket"]),
+            ]
             if self.analyze:
                 calls = item.get("calls") or 0
                 each = item.get("seconds", 0.0) / calls if calls else 0.0
@@ -43,9 +53,14 @@ class Explanation:
         return head, rows, right
 
     def _caption(self) -> str:
-        parts = [f"{self.data[name]} {name.replace('_', ' ')}" for name in ("lanes", "lanes_at_once", "ranks", "threads", "sweeps", "segments")]
+        parts = [
+            f"{self.data[name]} {name.replace('_', ' ')}"
+            for name in ("lanes", "lanes_at_once", "ranks", "threads", "sweeps", "segments")
+        ]
         parts += [f"{name} {self.data[name]}" for name in ("isa", "backend", "exchange") if self.data.get(name)]
-        memory = [f"{kind} {name} {_count(size, 'B')}" for kind, sizes in self.bytes.items() for name, size in sizes.items()]
+        memory = [
+            f"{kind} {name} {_count(size, 'B')}" for kind, sizes in self.bytes.items() for name, size in sizes.items()
+        ]
         lines = ["; ".join(parts), "memory: " + "; ".join(memory)]
         note = self.data.get("note")
         return "\n".join([*lines, note] if note else lines)

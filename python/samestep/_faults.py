@@ -1,6 +1,7 @@
 """Under MPI no rank waits for one that has ended: an uncaught exception, sys.exit or Ctrl-C on one rank ends the job.
 
-Python has no hook for SystemExit, so the end of the program is judged by the frame of the main script: it ended normally when its last instruction was a return.
+Python has no hook for SystemExit, so the end of the program is judged by the frame of the main script: it ended
+normally when its last instruction was a return.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 
 from . import _core
 
-PATIENCE = 3.0  # seconds that a rank which called sys.exit(0) waits for the others before it takes itself for the only one
+PATIENCE = (
+    3.0  # seconds that a rank which called sys.exit(0) waits for the others before it takes itself for the only one
+)
 
 _rank: int | None = None
 _main_frame: FrameType | None = None
@@ -89,7 +92,7 @@ def _wrap_exit() -> None:
         _exit = (args, "".join(traceback.format_stack(sys._getframe(1))))
         return before(*args)
 
-    sys.exit = leave  # type: ignore[assignment]
+    sys.exit = leave
 
 
 def ended_normally(frame: FrameType | None) -> bool:
@@ -135,10 +138,16 @@ def _all_well(world: _core.Comm) -> bool:
         world.barrier()
         return True
     except Exception:
-        _report(f"Traceback (most recent call last):\n{where}SystemExit: this rank ended while others go on; the job ends")
+        _report(
+            f"Traceback (most recent call last):\n{where}SystemExit: this rank ended while others go on; the job ends"
+        )
         _end(1)
     return False
 
 
 def _place(frame: FrameType | None) -> str:
-    return f'  File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}\n' if frame is not None else ""
+    return (
+        f'  File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}\n'
+        if frame is not None
+        else ""
+    )

@@ -12,7 +12,8 @@ from .nn.module import Module
 
 
 def fingerprint(net: Module) -> str:
-    """SHA-256, in hexadecimal, over the version of the order of sums and the names, shapes and bits of the parameters and of the float buffers.
+    """SHA-256, in hexadecimal, over the version of the order of sums and the names, shapes and bits of the parameters
+    and of the float buffers.
 
     Equal bits give equal text, on every rank and machine. The counters of batches (`num_batches_tracked`) are left out.
     """

@@ -22,8 +22,9 @@ def check_seed(seed: int) -> int:
 def manual_seed(seed: int) -> None:
     """Starts the random numbers of initial values anew, from `seed` (0 at the start of the program).
 
-    The n-th parameter that is drawn after this call gets the n-th stream of the counter-based generator, so one script gives the same initial values on
-    every rank and on every machine. Shuffles and dropout follow the `seed` of `ss.Trainer` or `ss.compile`, not this one.
+    The n-th parameter that is drawn after this call gets the n-th stream of the counter-based generator, so one script
+    gives the same initial values on every rank and on every machine. Shuffles and dropout follow the `seed` of
+    `ss.Trainer` or `ss.compile`, not this one.
     """
     global _seed, _next
     _seed, _next = check_seed(seed), 0

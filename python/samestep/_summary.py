@@ -13,13 +13,18 @@ def table(head: list[str], rows: list[list[str]], right: set[int] | frozenset[in
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
     def line(row: list[str]) -> str:
-        cells = [cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(head), line(["-" * width for width in widths]), *map(line, rows)])
 
 
-def html_table(head: list[str], rows: list[list[str]], right: set[int] | frozenset[int] = frozenset(), caption: str = "") -> str:
+def html_table(
+    head: list[str], rows: list[list[str]], right: set[int] | frozenset[int] = frozenset(), caption: str = ""
+) -> str:
     """The same as HTML."""
 
     def cell(tag: str, text: str, i: int) -> str:
@@ -35,7 +40,8 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 class Summary:
-    """Layers of a network in the order of their calls: `rows` holds (path, kind, output shape of one sample, parameters); `parameters` the total."""
+    """Layers of a network in the order of their calls: `rows` holds (path, kind, output shape of one sample,
+    parameters); `parameters` the total."""
 
     def __init__(self, net: Any, input_shape: tuple[int, ...]) -> None:
         with Trace(net) as trace:
@@ -53,11 +59,18 @@ class Summary:
             self.rows.append((name, type(module).__name__, shape, sum(parameter.numel() for parameter in own)))
 
     def _cells(self) -> list[list[str]]:
-        return [[name or "(whole)", kind, _shape(shape), f"{count:,}" if count else "-"] for name, kind, shape, count in self.rows]
+        return [
+            [name or "(whole)", kind, _shape(shape), f"{count:,}" if count else "-"]
+            for name, kind, shape, count in self.rows
+        ]
 
     def _caption(self) -> str:
         frozen = self.parameters - self.trainable
-        return f"{self.parameters:,} parameters" + (f", of which {frozen:,} fixed" if frozen else "") + f"; input {_shape(self.input_shape)}"
+        return (
+            f"{self.parameters:,} parameters"
+            + (f", of which {frozen:,} fixed" if frozen else "")
+            + f"; input {_shape(self.input_shape)}"
+        )
 
     def __str__(self) -> str:
         return table(["layer", "kind", "output", "parameters"], self._cells(), {3}) + "\n" + self._caption()

@@ -24,7 +24,8 @@ def active() -> Trace | None:
 
 
 class Batch:
-    """The size of the batch while a network is traced: `B, C, H, W = x.shape` gives one. It may be passed on to reshape and view; it has no value yet."""
+    """The size of the batch while a network is traced: `B, C, H, W = x.shape` gives one. It may be passed on to reshape
+    and view; it has no value yet."""
 
     def __init__(self, factor: int = 1) -> None:
         self.factor = factor
@@ -48,7 +49,9 @@ class Batch:
         return hash((Batch, self.factor))
 
     def __index__(self) -> int:
-        raise TypeError("the batch size is not known while a network is traced: pass x.shape[0] on to reshape or view, or use -1")
+        raise TypeError(
+            "the batch size is not known while a network is traced: pass x.shape[0] on to reshape or view, or use -1"
+        )
 
     __int__ = __index__
 
@@ -121,7 +124,9 @@ class Trace:
             return None
         if isinstance(item, Tensor):
             if item.trace is not self:
-                raise ValueError(f"{self._prefix()}a tensor of another trace was kept; forward must use its own inputs only")
+                raise ValueError(
+                    f"{self._prefix()}a tensor of another trace was kept; forward must use its own inputs only"
+                )
             return item.value
         if id(item) in self._values:
             return self._values[id(item)]
@@ -130,7 +135,8 @@ class Trace:
             if name is None:
                 if self.root is not None:
                     raise ValueError(
-                        f"{self._prefix()}a {item._kind} of shape {item.shape} is used that is not registered: assign it to an attribute of a Module, "
+                        f"{self._prefix()}a {item._kind} of shape {item.shape} is used that is not registered: "
+                        "assign it to an attribute of a Module, "
                         "and lists of modules to nn.ModuleList"
                     )
                 name = f"{item._kind}{len(self.stored)}"
@@ -156,9 +162,13 @@ class Trace:
         array = np.array(values, dtype=np.float32, order="C")
         name = f"constant.{len(self.constants)}"
         self.constants[name] = array
-        return Tensor(self, self.graph.buffer(name, array.shape) if buffer else self.graph.parameter(name, array.shape, False))
+        return Tensor(
+            self, self.graph.buffer(name, array.shape) if buffer else self.graph.parameter(name, array.shape, False)
+        )
 
-    def emit(self, op: str, inputs: Sequence[Any], attrs: Mapping[str, float] | None = None, layer: str | None = None) -> Tensor:
+    def emit(
+        self, op: str, inputs: Sequence[Any], attrs: Mapping[str, float] | None = None, layer: str | None = None
+    ) -> Tensor:
         """Adds a node. Shape errors are ValueErrors that name the layer."""
         values = [self.value(item) for item in inputs]
         return Tensor(self, self.graph.node(op, values, dict(attrs or {}), self.layer if layer is None else layer))
@@ -221,10 +231,15 @@ class Tensor:
         wanted = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
         if not wanted:
             raise self.trace.error("reshape needs a shape")
-        first, rest = wanted[0], [extent if isinstance(extent, Batch) else int(extent) for extent in wanted[1:]]
+        first = wanted[0]
+        rest: list[Any] = [extent if isinstance(extent, Batch) else int(extent) for extent in wanted[1:]]
         total = math.prod(self.sample_shape)
         text = f"a tensor of shape {self.shape} cannot take the shape ({', '.join(map(str, wanted))})"
-        if any(isinstance(extent, Batch) for extent in rest) or any(extent < -1 for extent in rest) or rest.count(-1) > 1:
+        if (
+            any(isinstance(extent, Batch) for extent in rest)
+            or any(extent < -1 for extent in rest)
+            or rest.count(-1) > 1
+        ):
             raise self.trace.error(text)
         if isinstance(first, Batch):
             if first.factor != 1:
@@ -332,11 +347,14 @@ class Tensor:
 
     def _no_numbers(self, *unused: Any, **unused_too: Any) -> Any:
         raise TypeError(
-            f"{self.trace._prefix()}a tensor of shape {self.shape} has no numbers while the network is traced: forward may use operators of samestep.nn, "
+            f"{self.trace._prefix()}a tensor of shape {self.shape} has no numbers while the network is traced: "
+            "forward may use operators of samestep.nn, "
             "samestep.nn.functional and the tensor's own, not NumPy, float() or conditions on values"
         )
 
-    __array__ = __bool__ = __float__ = __int__ = __len__ = __iter__ = __lt__ = __le__ = __gt__ = __ge__ = __setitem__ = __getitem__ = _no_numbers
+    __array__ = __bool__ = __float__ = __int__ = __len__ = __iter__ = __lt__ = __le__ = __gt__ = __ge__ = (
+        __setitem__
+    ) = __getitem__ = _no_numbers
 
     def __repr__(self) -> str:
         return f"Tensor(shape={self.shape})"
@@ -347,4 +365,3 @@ _METHODS = {"relu", "sigmoid", "tanh", "softmax", "log_softmax"}
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-

@@ -41,7 +41,7 @@ def resolve(comm: Any = None) -> _core.Comm:
     try:
         from mpi4py import MPI
     except ImportError:
-        MPI = None
+        MPI = None  # type: ignore[assignment]
     if MPI is None or not isinstance(comm, MPI.Comm):
         raise TypeError(f"comm must be an mpi4py communicator, not {type(comm).__name__}")
     address = MPI._addressof(comm)
@@ -105,10 +105,11 @@ def _tree(parts: list[Any], join: Callable[[Any, Any], Any]) -> Any:
 
 
 def allreduce(value: npt.ArrayLike, op: str = "sum", comm: Any = None) -> Any:
-    """The sum, mean, largest or smallest of every rank's array (of one shape and dtype), element by element, with equal bits on every rank.
+    """The sum, mean, largest or smallest of every rank's array (of one shape and dtype), element by element, with equal
+    bits on every rank.
 
-    op: "sum", "mean", "max" or "min". Contributions are joined in rank order by a binary tree. NaN stays NaN. A number gives a number.
-    Raises ValueError on every rank when shapes or dtypes differ.
+    op: "sum", "mean", "max" or "min". Contributions are joined in rank order by a binary tree. NaN stays NaN. A number
+    gives a number. Raises ValueError on every rank when shapes or dtypes differ.
     """
     join = {"sum": np.add, "mean": np.add, "max": np.maximum, "min": np.minimum}.get(op)
     if join is None:
@@ -132,7 +133,9 @@ def allreduce(value: npt.ArrayLike, op: str = "sum", comm: Any = None) -> Any:
 
 
 def _pack(value: Any) -> bytes:
-    return pickle.dumps(np.ascontiguousarray(value).reshape(value.shape) if isinstance(value, np.ndarray) else value, protocol=5)
+    return pickle.dumps(
+        np.ascontiguousarray(value).reshape(value.shape) if isinstance(value, np.ndarray) else value, protocol=5
+    )
 
 
 def _unpack(data: bytes) -> Any:
@@ -140,7 +143,8 @@ def _unpack(data: bytes) -> Any:
 
 
 def together(comm: _core.Comm, function: Callable[[], Any]) -> Any:
-    """Runs a function that talks to no other rank. When it fails on one rank, every rank raises: none waits for a peer that has."""
+    """Runs a function that talks to no other rank. When it fails on one rank, every rank raises: none waits for a peer
+    that has."""
     error: Exception | None = None
     result = None
     try:
@@ -148,7 +152,9 @@ def together(comm: _core.Comm, function: Callable[[], Any]) -> Any:
     except Exception as reason:
         error = reason
     if comm.size > 1:
-        texts = [data.decode() for data in comm.allgather((f"{type(error).__name__}: {error}" if error else "").encode())]
+        texts = [
+            data.decode() for data in comm.allgather((f"{type(error).__name__}: {error}" if error else "").encode())
+        ]
         if error is None and any(texts):
             number = next(i for i, text in enumerate(texts) if text)
             raise _core.CommError(f"rank {number} failed: {texts[number]}")

@@ -8,10 +8,11 @@ from typing import Any
 
 
 class History(Mapping[str, list[float]]):
-    """One list of numbers for each quantity, one number an epoch: `history["loss"]`, `"accuracy"`, `"val_loss"`, `"seconds"`, ...
+    """One list of numbers for each quantity, one number an epoch: `history["loss"]`, `"accuracy"`, `"val_loss"`,
+    `"seconds"`, ...
 
-    `epoch` holds the numbers of the epochs, from 1. Losses and metrics are means over the samples of the epoch as they stood at each step; those that begin
-    with `val_` were measured at its end.
+    `epoch` holds the numbers of the epochs, from 1. Losses and metrics are means over the samples of the epoch as they
+    stood at each step; those that begin with `val_` were measured at its end.
     """
 
     def __init__(self, columns: Mapping[str, list[float]] | None = None) -> None:
@@ -46,7 +47,8 @@ class History(Mapping[str, list[float]]):
         return {name: list(values) for name, values in self._columns.items()}
 
     def plot(self, file: Any = None) -> Any:
-        """Curves of losses and of metrics over the epochs, as a matplotlib figure; `file` (a path) also saves it. Needs matplotlib."""
+        """Curves of losses and of metrics over the epochs, as a matplotlib figure; `file` (a path) also saves it. Needs
+        matplotlib."""
         try:
             from matplotlib.figure import Figure
         except ImportError:
@@ -75,7 +77,9 @@ class History(Mapping[str, list[float]]):
     def __repr__(self) -> str:
         if not self:
             return "History(no epochs)"
-        last = ", ".join(f"{name}={values}" for name, values in zip(self, self._rows()[-1], strict=True) if name != "epoch")
+        last = ", ".join(
+            f"{name}={values}" for name, values in zip(self, self._rows()[-1], strict=True) if name != "epoch"
+        )
         return f"History({self._epochs()} epoch{'s' if self._epochs() > 1 else ''}; last: {last})"
 
     def _repr_html_(self) -> str:

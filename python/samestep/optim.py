@@ -1,7 +1,8 @@
 """Optimizers, with PyTorch's names, arguments and formulas.
 
-They hold settings only; the state (momentum and the like) belongs to the training run (`ss.compile`, `ss.Trainer`), not to the object. `lr` and the other
-settings may be assigned during training (`optimizer.lr = 1e-4`) and count from the next step on; under MPI rank 0's values count.
+They hold settings only; the state (momentum and the like) belongs to the training run (`ss.compile`, `ss.Trainer`), not
+to the object. `lr` and the other settings may be assigned during training (`optimizer.lr = 1e-4`) and count from the
+next step on; under MPI rank 0's values count.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class Optimizer:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._settings)})"
 
+    __hash__ = object.__hash__
+
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and all(getattr(self, name) == getattr(other, name) for name in self._settings)
 
@@ -71,17 +74,29 @@ def _number(label: str, value: Any) -> float:
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum, as torch.optim.SGD.
 
-    Parameters: lr: step size; momentum: factor of the kept average of gradients (0 keeps none); dampening: the new gradient enters the average times
-    1 - dampening; weight_decay: L2 penalty; nesterov: step along gradient + momentum * average (needs momentum > 0 and dampening 0).
+    Parameters: lr: step size; momentum: factor of the kept average of gradients (0 keeps none); dampening: the new
+    gradient enters the average times 1 - dampening; weight_decay: L2 penalty; nesterov: step along gradient + momentum
+    * average (needs momentum > 0 and dampening 0).
     """
 
     _core_name = "sgd"
     _settings = ("lr", "momentum", "dampening", "weight_decay", "nesterov")
 
     def __init__(
-        self, lr: float = 1e-2, momentum: float = 0.0, dampening: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
+        self,
+        lr: float = 1e-2,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
     ) -> None:
-        self.lr, self.momentum, self.dampening, self.weight_decay, self.nesterov = lr, momentum, dampening, weight_decay, nesterov
+        self.lr, self.momentum, self.dampening, self.weight_decay, self.nesterov = (
+            lr,
+            momentum,
+            dampening,
+            weight_decay,
+            nesterov,
+        )
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError("SGD: nesterov needs momentum > 0 and dampening = 0")
 
@@ -89,8 +104,9 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam, as torch.optim.Adam: weight_decay is an L2 penalty that is added to the gradient.
 
-    Parameters: lr: step size; betas: decays of the means of gradients and of squared gradients; eps: added to the root; amsgrad: divide by the largest
-    second moment so far. Source: Kingma, Ba: "Adam: a method for stochastic optimization", 2015.
+    Parameters: lr: step size; betas: decays of the means of gradients and of squared gradients; eps: added to the root;
+    amsgrad: divide by the largest second moment so far. Source: Kingma, Ba: "Adam: a method for stochastic
+    optimization", 2015.
     """
 
     _core_name = "adam"
@@ -110,7 +126,8 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay, as torch.optim.AdamW: every step first takes lr * weight_decay * parameter off the parameter (default 0.01).
+    """Adam with decoupled weight decay, as torch.optim.AdamW: every step first takes lr * weight_decay * parameter off
+    the parameter (default 0.01).
 
     Source: Loshchilov, Hutter: "Decoupled weight decay regularization", 2019.
     """
@@ -124,7 +141,9 @@ def resolve(optimizer: Any) -> Optimizer:
     known = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
     if isinstance(optimizer, str):
         if optimizer.lower() not in known:
-            raise ValueError(f"optimizer '{optimizer}' is not known; use one of {', '.join(known)} or an object from samestep.optim")
+            raise ValueError(
+                f"optimizer '{optimizer}' is not known; use one of {', '.join(known)} or an object from samestep.optim"
+            )
         return known[optimizer.lower()]()
     if isinstance(optimizer, type) and issubclass(optimizer, Optimizer) and optimizer is not Optimizer:
         return optimizer()

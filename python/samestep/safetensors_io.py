@@ -1,7 +1,7 @@
 """Reading and writing safetensors files (format: https://huggingface.co/docs/safetensors, the "Format" section).
 
-A file is 8 bytes of header length (little-endian), a JSON header, and the tensors' bytes without gaps. Nothing in a file is ever executed, and every
-number in the header is checked before it is used.
+A file is 8 bytes of header length (little-endian), a JSON header, and the tensors' bytes without gaps. Nothing in a
+file is ever executed, and every number in the header is checked before it is used.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ _TYPES: dict[str, np.dtype[Any]] = {
 _NAMES = {dtype: name for name, dtype in _TYPES.items() if name != "BF16"}
 
 
-def write(path: str | os.PathLike[str], tensors: Mapping[str, npt.ArrayLike], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes the arrays to `path` in one move: the file is complete or it is the old one. Raises TypeError for a dtype that the format lacks, OSError."""
+def write(
+    path: str | os.PathLike[str], tensors: Mapping[str, npt.ArrayLike], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes the arrays to `path` in one move: the file is complete or it is the old one. Raises TypeError for a dtype
+    that the format lacks, OSError."""
     arrays = {}
     for name, value in tensors.items():
         array = np.asarray(value)
@@ -49,7 +52,11 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, npt.ArrayLike], me
     end = 0
     for name in order:
         begin, end = end, end + arrays[name].nbytes
-        header[name] = {"dtype": _NAMES[arrays[name].dtype], "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
+        header[name] = {
+            "dtype": _NAMES[arrays[name].dtype],
+            "shape": list(arrays[name].shape),
+            "data_offsets": [begin, end],
+        }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with atomic_file(path) as file:
@@ -59,7 +66,8 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, npt.ArrayLike], me
 
 
 class atomic_file:
-    """`with atomic_file(path) as file`: a binary file that takes the place of `path` when the block ends without an error, and leaves no trace otherwise."""
+    """`with atomic_file(path) as file`: a binary file that takes the place of `path` when the block ends without an
+    error, and leaves no trace otherwise."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -92,7 +100,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
-    """The tensors (BF16 as float32) and the metadata of a file. Raises OSError where it cannot be read, CheckpointError where it is no valid file."""
+    """The tensors (BF16 as float32) and the metadata of a file. Raises OSError where it cannot be read, CheckpointError
+    where it is no valid file."""
     with open(path, "rb") as file:
         entries, metadata, begin = _header(path, file)
         tensors = {}
@@ -152,7 +161,9 @@ def _header(path: Any, file: Any) -> tuple[dict[str, tuple[str, tuple[int, ...],
         if not isinstance(offsets, list) or len(offsets) != 2 or not all(_whole(offset) for offset in offsets):
             raise refuse(f"tensor '{name}' has the offsets {str(offsets)[:80]}")
         if math.prod(shape) * _TYPES[code].itemsize != offsets[1] - offsets[0]:
-            raise refuse(f"tensor '{name}' of shape {tuple(shape)} and dtype {code} does not fill its {offsets[1] - offsets[0]} bytes")
+            raise refuse(
+                f"tensor '{name}' of shape {tuple(shape)} and dtype {code} does not fill its {offsets[1] - offsets[0]} bytes"
+            )
         entries[name] = (code, tuple(shape), offsets[0], offsets[1])
     entries = dict(sorted(entries.items(), key=lambda item: item[1][2:]))
     end = 0

@@ -1,4 +1,5 @@
-"""`ss.Trainer`: the training loop, its progress, checkpoints and callbacks. Everything it does to a network goes through the plan of `ss.compile`."""
+"""`ss.Trainer`: the training loop, its progress, checkpoints and callbacks. Everything it does to a network goes
+through the plan of `ss.compile`."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Callback:
         """Before the first epoch."""
 
     def on_epoch_end(self, trainer: Trainer, epoch: int, logs: Mapping[str, float]) -> Any:
-        """After each epoch (counted from 1). logs: loss, metrics, val_loss, ..., seconds. Return False or raise StopTraining to stop."""
+        """After each epoch (counted from 1). logs: loss, metrics, val_loss, ..., seconds. Return False or raise
+        StopTraining to stop."""
 
     def on_fit_end(self, trainer: Trainer) -> Any:
         """After the last epoch, also when training was stopped."""
@@ -46,13 +48,15 @@ class Callback:
 class Trainer:
     """Trains a network.
 
-    Parameters: net: the network; loss: "cross_entropy", "mse" or a loss of samestep.nn; optimizer: an optimizer of samestep.optim or its name;
-    metrics: "accuracy"; seed: of shuffles and dropout; lanes: parts of the batch whose sums are joined in a fixed tree, a property of the run like the
-    learning rate (default: from the batch size alone); lanes_at_once: a power of two, fewer lanes together need less memory and change no bit; threads: of
-    this rank (default: SAMESTEP_THREADS or a fair share); backend: "native" or "openblas"; callbacks: see Callback; checkpoint: a file that is written
-    after each epoch and that `fit(..., resume=True)` goes on from.
+    Parameters: net: the network; loss: "cross_entropy", "mse" or a loss of samestep.nn; optimizer: an optimizer of
+    samestep.optim or its name; metrics: "accuracy"; seed: of shuffles and dropout; lanes: parts of the batch whose sums
+    are joined in a fixed tree, a property of the run like the learning rate (default: from the batch size alone);
+    lanes_at_once: a power of two, fewer lanes together need less memory and change no bit; threads: of this rank
+    (default: SAMESTEP_THREADS or a fair share); backend: "native" or "openblas"; callbacks: see Callback; checkpoint: a
+    file that is written after each epoch and that `fit(..., resume=True)` goes on from.
 
-    Under MPI every rank makes the same calls with the same arrays; results are equal on all ranks, whatever their number.
+    Under MPI every rank makes the same calls with the same arrays; results are equal on all ranks, whatever their
+    number.
     """
 
     def __init__(
@@ -105,14 +109,16 @@ class Trainer:
     ) -> History:
         """Trains for `epochs` epochs and returns the history (all epochs of this trainer).
 
-        X: (samples, ...); y: one target a sample (class numbers, or floats for "mse"); batch_size: samples in a global batch, over all ranks; the last
-        batch of an epoch may be smaller and is trained too; validation: (X, y) or (X, y, sample_weight), measured after each epoch; sample_weight:
-        (samples), not negative; shuffle: a new order each epoch, a function of the seed and the epoch; verbose: a progress bar and a line an epoch on
-        rank 0; resume: goes on from the checkpoint file, if there is one, until `epochs` epochs are made in all: the same bits as without the break, at any
-        number of ranks.
+        X: (samples, ...); y: one target a sample (class numbers, or floats for "mse"); batch_size: samples in a global
+        batch, over all ranks; the last batch of an epoch may be smaller and is trained too; validation: (X, y) or (X,
+        y, sample_weight), measured after each epoch; sample_weight: (samples), not negative; shuffle: a new order each
+        epoch, a function of the seed and the epoch; verbose: a progress bar and a line an epoch on rank 0; resume: goes
+        on from the checkpoint file, if there is one, until `epochs` epochs are made in all: the same bits as without
+        the break, at any number of ranks.
 
-        Ctrl-C ends the epoch under way, saves the checkpoint (in a single process), and raises KeyboardInterrupt; the network and `trainer.history` stay
-        usable, and another fit with resume=True goes on. Raises ss.NumericError when the loss is no longer finite, ss.CheckpointError.
+        Ctrl-C ends the epoch under way, saves the checkpoint (in a single process), and raises KeyboardInterrupt; the
+        network and `trainer.history` stay usable, and another fit with resume=True goes on. Raises ss.NumericError when
+        the loss is no longer finite, ss.CheckpointError.
         """
         epochs, batch_size = _compile.whole(epochs, "epochs", 0), _compile.whole(batch_size, "batch_size")
         X, y = as_rows(X, "X"), as_rows(y, "y")
@@ -122,9 +128,22 @@ class Trainer:
             raise TypeError("validation must be (X, y) or (X, y, sample_weight)")
         self._prepare(X, y, batch_size)
         ranks = self.plan.comm
-        agree = {"epochs": epochs, "batch_size": batch_size, "shuffle": bool(shuffle), "resume": bool(resume), "epochs so far": self.epoch}
-        agree |= {"X": [list(X.shape), str(X.dtype)], "y": [list(y.shape), str(y.dtype)], "sample_weight": sample_weight is not None}
-        agree |= {"validation": validation and [list(np.shape(validation[0])), len(validation)], "checkpoint": self.checkpoint is not None}
+        agree: dict[str, Any] = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "shuffle": bool(shuffle),
+            "resume": bool(resume),
+            "epochs so far": self.epoch,
+        }
+        agree |= {
+            "X": [list(X.shape), str(X.dtype)],
+            "y": [list(y.shape), str(y.dtype)],
+            "sample_weight": sample_weight is not None,
+        }
+        agree |= {
+            "validation": validation and [list(np.shape(validation[0])), len(validation)],
+            "checkpoint": self.checkpoint is not None,
+        }
         _compile.agree(ranks, agree)
         # The layout of the memory needs one look at the data; nothing is trained by it.
         self.plan.run(X, y, batch_size=batch_size, first=0, steps=0, sample_weight=sample_weight)
@@ -159,7 +178,15 @@ class Trainer:
         self.plan = new
 
     def _one_epoch(
-        self, X: Any, y: Any, weight: Any, validation: Any, last: int, shuffle: bool, verbose: bool, interrupts: _Interrupts
+        self,
+        X: Any,
+        y: Any,
+        weight: Any,
+        validation: Any,
+        last: int,
+        shuffle: bool,
+        verbose: bool,
+        interrupts: _Interrupts,
     ) -> bool:
         """Trains the rest of an epoch. False: a callback wants to stop."""
         plan, size, ranks = self.plan, self.plan.batch_size or 1, self.plan.comm
@@ -171,7 +198,9 @@ class Trainer:
             while self._epoch_step < steps:
                 count = min(chunk, steps - self._epoch_step)
                 start = time.perf_counter()
-                results = plan.run(X, y, order, batch_size=size, first=self._epoch_step, steps=count, sample_weight=weight)
+                results = plan.run(
+                    X, y, order, batch_size=size, first=self._epoch_step, steps=count, sample_weight=weight
+                )
                 seconds = time.perf_counter() - start
                 self._check_finite(results)
                 self._epoch_step += count
@@ -183,7 +212,9 @@ class Trainer:
                     raise KeyboardInterrupt
                 chunk = max(1, min(int(count * CHUNK_SECONDS / max(seconds, 1e-9)), 4 * count))
                 if ranks.size > 1:  # all ranks take chunks of one length
-                    chunk = int.from_bytes(ranks.broadcast(chunk.to_bytes(8, "little") if ranks.rank == 0 else None), "little")
+                    chunk = int.from_bytes(
+                        ranks.broadcast(chunk.to_bytes(8, "little") if ranks.rank == 0 else None), "little"
+                    )
         sums = np.array(self._epoch_sums).sum(axis=0).reshape(-1, 2)
         logs = {name: _compile.quotient(pair) for name, pair in zip(plan.result_names, sums, strict=True)}
         if validation is not None:
@@ -246,8 +277,15 @@ class Trainer:
             return
         from tqdm.auto import tqdm
 
-        hidden = not sys.stderr.isatty() and "ipykernel" not in sys.modules
-        with tqdm(total=steps, desc=f"epoch {self.epoch + 1}/{last}", unit="step", leave=False, disable=hidden, dynamic_ncols=True) as bar:
+        hidden = not (sys.stderr.isatty() or "ipykernel" in sys.modules or os.environ.get("SAMESTEP_PROGRESS") == "1")
+        with tqdm(
+            total=steps,
+            desc=f"epoch {self.epoch + 1}/{last}",
+            unit="step",
+            leave=False,
+            disable=hidden,
+            dynamic_ncols=True,
+        ) as bar:
             yield bar
 
     def _call(self, event: str, *values: Any) -> bool:
@@ -285,7 +323,8 @@ class _NoBar:
 class _Interrupts:
     """Notes a Ctrl-C instead of raising, so that the work in hand ends at a whole step; a second one raises at once.
 
-    Off under several ranks, where the first Ctrl-C must end the job, and outside of the main thread, where Python allows no handlers.
+    Off under several ranks, where the first Ctrl-C must end the job, and outside of the main thread, where Python
+    allows no handlers.
     """
 
     def __init__(self, wanted: bool) -> None:

@@ -1,4 +1,5 @@
-"""Parameters and buffers: named arrays that live in Python until a network is compiled, and in the core's arena from then on."""
+"""Parameters and buffers: named arrays that live in Python until a network is compiled, and in the core's arena from
+then on."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from .._arrays import as_array, as_float
 from .._random import next_stream
 
 Array = npt.NDArray[Any]
-_SYMBOLIC = "{} cannot be turned into numbers while a network is traced: use the operators of samestep.nn.functional on it"
+_SYMBOLIC = (
+    "{} cannot be turned into numbers while a network is traced: use the operators of samestep.nn.functional on it"
+)
 
 
 class Stored:
@@ -29,7 +32,9 @@ class Stored:
         wanted = array.dtype if array.dtype.kind in "iub" and self._kind == "buffer" else np.dtype(np.float32)
         self._shape = array.shape
         self._dtype = wanted
-        self._value: Array | None = np.array(as_float(array, f"data of {self._kind}") if wanted == np.float32 else array, dtype=wanted, order="C")
+        self._value: Array | None = np.array(
+            as_float(array, f"data of {self._kind}") if wanted == np.float32 else array, dtype=wanted, order="C"
+        )
         self._recipe: tuple[Any, ...] | None = None
         self._model: _core.Model | None = None
         self._name = ""
@@ -56,7 +61,8 @@ class Stored:
 
     @property
     def data(self) -> Array:
-        """A read-only view of the values. Assign to it (`p.data = array`), or to a part of the parameter (`p[0] = 1`), to change them."""
+        """A read-only view of the values. Assign to it (`p.data = array`), or to a part of the parameter (`p[0] = 1`),
+        to change them."""
         if self._model is not None:
             return self._model.get(self._name)
         view = self._drawn().view()
@@ -65,7 +71,11 @@ class Stored:
 
     @data.setter
     def data(self, value: npt.ArrayLike) -> None:
-        array = as_float(value, "data") if self._dtype == np.float32 else np.asarray(as_array(value, "data"), dtype=self._dtype)
+        array = (
+            as_float(value, "data")
+            if self._dtype == np.float32
+            else np.asarray(as_array(value, "data"), dtype=self._dtype)
+        )
         if array.shape != self._shape:
             raise ValueError(f"data must have the shape {self._shape}, but has {array.shape}")
         if self._model is not None:
@@ -202,7 +212,8 @@ class Parameter(Stored):
 
 
 class Buffer(Stored):
-    """An array that belongs to the state of a network but is no parameter: running statistics, fixed tables. float32, or whole numbers as given."""
+    """An array that belongs to the state of a network but is no parameter: running statistics, fixed tables. float32,
+    or whole numbers as given."""
 
     _kind = "buffer"
 

@@ -73,7 +73,8 @@ class _Numbered(Module):
 
 
 class Sequential(_Numbered):
-    """Modules one after another: `Sequential(a, b, ...)` or `Sequential(OrderedDict(name=module, ...))`. Indexing gives a module, a slice a Sequential."""
+    """Modules one after another: `Sequential(a, b, ...)` or `Sequential(OrderedDict(name=module, ...))`. Indexing gives
+    a module, a slice a Sequential."""
 
     def __init__(self, *modules: Any) -> None:
         super().__init__()
@@ -96,7 +97,9 @@ class Sequential(_Numbered):
 
 def _checked(module: Any) -> Module:
     if not isinstance(module, Module):
-        raise TypeError(f"a Sequential holds modules, not {module!r}; functions of samestep.nn.functional go into forward")
+        raise TypeError(
+            f"a Sequential holds modules, not {module!r}; functions of samestep.nn.functional go into forward"
+        )
     return module
 
 

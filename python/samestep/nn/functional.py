@@ -1,6 +1,7 @@
 """The operators as functions, with the names and arguments of torch.nn.functional.
 
-Inside `forward` they take symbolic tensors; on NumPy arrays of shape (samples, ...) they compute at once. Axes count the batch as axis 0.
+Inside `forward` they take symbolic tensors; on NumPy arrays of shape (samples, ...) they compute at once. Axes count
+the batch as axis 0.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ from .._trace import Tensor
 from ._stored import Stored
 
 __all__ = [
-    "adaptive_avg_pool2d", "adaptive_max_pool2d", "add", "avg_pool2d", "batch_norm", "cat", "conv2d", "cross_entropy", "dropout", "flatten", "gelu",
-    "leaky_relu", "linear", "log_softmax", "max_pool2d", "mse_loss", "mul", "relu", "scale", "sigmoid", "silu", "softmax", "tanh",
+    "adaptive_avg_pool2d", "adaptive_max_pool2d", "add", "avg_pool2d", "batch_norm", "cat", "conv2d",
+    "cross_entropy", "dropout", "flatten", "gelu", "leaky_relu", "linear", "log_softmax", "max_pool2d", "mse_loss",
+    "mul", "relu", "scale", "sigmoid", "silu", "softmax", "tanh",
 ]  # fmt: skip
 
 Attrs = Mapping[str, float]
 
 
-def _apply(op: str, batched: Sequence[Any], others: Sequence[Any] = (), attrs: Attrs | None = None, training: bool = False) -> Any:
-    """One node; or, outside of a trace, its values. `batched` are tensors or arrays of samples, `others` parameters, buffers or None."""
+def _apply(
+    op: str, batched: Sequence[Any], others: Sequence[Any] = (), attrs: Attrs | None = None, training: bool = False
+) -> Any:
+    """One node; or, outside of a trace, its values. `batched` are tensors or arrays of samples, `others` parameters,
+    buffers or None."""
     trace = _trace.active()
     if trace is not None:
         return trace.emit(op, [*batched, *others], attrs)
@@ -47,7 +52,9 @@ def _symbolic(value: Any) -> bool:
 def pair(value: Any, argument: str, least: int = 0) -> tuple[int, int]:
     """One number for both axes, or two. Raises TypeError, ValueError."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(values) != 2 or not all(isinstance(part, (int, np.integer)) and not isinstance(part, bool) for part in values):
+    if len(values) != 2 or not all(
+        isinstance(part, (int, np.integer)) and not isinstance(part, bool) for part in values
+    ):
         raise TypeError(f"{argument} must be a whole number or a pair of them, not {value!r}")
     if min(values) < least:
         raise ValueError(f"{argument} must be at least {least}, but is {value!r}")
@@ -90,7 +97,8 @@ def silu(input: Any, inplace: bool = False) -> Any:
 
 
 def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    """Zeroes elements with probability p and divides the others by 1 - p. In a compiled network training and evaluation follow the plan."""
+    """Zeroes elements with probability p and divides the others by 1 - p. In a compiled network training and evaluation
+    follow the plan."""
     check_probability(p)
     if not training or p == 0:
         return input if isinstance(input, Tensor) else np.asarray(input)
@@ -115,7 +123,8 @@ def add(input: Any, other: Any) -> Any:
 
 
 def mul(input: Any, other: Any) -> Any:
-    """Product of tensors of one shape, or of a tensor and a number, parameter or array that is broadcast over the samples."""
+    """Product of tensors of one shape, or of a tensor and a number, parameter or array that is broadcast over the
+    samples."""
     return _pairwise("mul", input, other)
 
 
@@ -135,7 +144,8 @@ def _pairwise(op: str, a: Any, b: Any) -> Any:
 
 
 def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
-    """Joins the axes start_dim to end_dim into one. start_dim must be at least 1 for symbolic tensors: the batch axis stays."""
+    """Joins the axes start_dim to end_dim into one. start_dim must be at least 1 for symbolic tensors: the batch axis
+    stays."""
     if not isinstance(input, Tensor):
         array = np.asarray(input)
         first, last = start_dim % array.ndim, end_dim % array.ndim
@@ -178,8 +188,8 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
 def conv2d(
     input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Any:
-    """2-d convolution (cross-correlation). input: (samples, channels, height, width); weight: (out, in/groups, kernel height, kernel width).
-    padding: numbers, "valid" or "same" (stride 1)."""
+    """2-d convolution (cross-correlation). input: (samples, channels, height, width); weight: (out, in/groups, kernel
+    height, kernel width). padding: numbers, "valid" or "same" (stride 1)."""
     dilation_h, dilation_w = pair(dilation, "conv2d: dilation", 1)
     stride_h, stride_w = pair(stride, "conv2d: stride", 1)
     kernel_h, kernel_w = weight.shape[2:]
@@ -190,7 +200,9 @@ def conv2d(
             raise ValueError("conv2d: padding='same' needs stride 1")
         whole_h, whole_w = dilation_h * (kernel_h - 1), dilation_w * (kernel_w - 1)
         if whole_h % 2 or whole_w % 2:
-            raise ValueError("conv2d: padding='same' needs kernels that span an odd number of pixels; pad by numbers instead")
+            raise ValueError(
+                "conv2d: padding='same' needs kernels that span an odd number of pixels; pad by numbers instead"
+            )
         padding = (whole_h // 2, whole_w // 2)
     elif isinstance(padding, str):
         raise ValueError(f"conv2d: padding must be numbers, 'valid' or 'same', not {padding!r}")
@@ -213,9 +225,15 @@ def batch_norm(
     eps: float = 1e-5,
     stats_lanes: int = 0,
 ) -> Any:
-    """Batch normalisation over axis 1 (Ioffe, Szegedy, 2015). stats_lanes=k takes the statistics of groups of k lanes, 0 those of the whole batch.
-    training=False normalises by the running statistics and leaves them alone; evaluation of a compiled network does so in any case."""
-    attrs = {"eps": float(eps), "momentum": float(momentum), "stats_lanes": int(stats_lanes), "use_running": float(not training)}
+    """Batch normalisation over axis 1 (Ioffe, Szegedy, 2015). stats_lanes=k takes the statistics of groups of k lanes,
+    0 those of the whole batch. training=False normalises by the running statistics and leaves them alone; evaluation of
+    a compiled network does so in any case."""
+    attrs = {
+        "eps": float(eps),
+        "momentum": float(momentum),
+        "stats_lanes": int(stats_lanes),
+        "use_running": float(not training),
+    }
     return _apply("batch_norm", [input], [weight, bias, running_mean, running_var], attrs, training)
 
 
@@ -231,7 +249,9 @@ def _window(kernel_size: Any, stride: Any, padding: Any, name: str) -> dict[str,
     }  # fmt: skip
 
 
-def max_pool2d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False) -> Any:
+def max_pool2d(
+    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> Any:
     """Largest element of each window; of equal ones the first takes the gradient. stride: kernel_size by default."""
     attrs = _window(kernel_size, stride, padding, "max_pool2d")
     attrs["dilation_h"], attrs["dilation_w"] = pair(dilation, "max_pool2d: dilation", 1)
@@ -240,7 +260,12 @@ def max_pool2d(input: Any, kernel_size: Any, stride: Any = None, padding: Any = 
 
 
 def avg_pool2d(
-    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
 ) -> Any:
     """Mean of each window. stride: kernel_size by default."""
     attrs = _window(kernel_size, stride, padding, "avg_pool2d")
@@ -253,7 +278,9 @@ def _adaptive(op: str, input: Any, output_size: Any) -> Any:
         return _lift(lambda x: _adaptive(op, x, output_size), input)
     values = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size, output_size)
     if len(values) != 2 or len(input.sample_shape) != 3:
-        raise input.trace.error(f"{op} takes (samples, channels, height, width) and one or two extents, got {input.shape} and {output_size!r}")
+        raise input.trace.error(
+            f"{op} takes (samples, channels, height, width) and one or two extents, got {input.shape} and {output_size!r}"
+        )
     height, width = (input.sample_shape[1 + i] if value is None else value for i, value in enumerate(values))
     out_h, out_w = pair((height, width), f"{op}: output_size", 1)
     return _apply(op, [input], attrs={"out_h": out_h, "out_w": out_w})
@@ -292,7 +319,13 @@ def log_softmax(input: Any, dim: int | None = None) -> Any:
 
 
 def cross_entropy(
-    input: Any, target: Any, weight: Any = None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0, axis: int = 1
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    axis: int = 1,
 ) -> float:
     """Cross entropy of class scores and class numbers, as one number; see nn.CrossEntropyLoss."""
     from .loss import CrossEntropyLoss

@@ -1,4 +1,5 @@
-"""Initial values, with the names and distributions of torch.nn.init. Each call takes the next stream of random numbers (`ss.manual_seed`)."""
+"""Initial values, with the names and distributions of torch.nn.init. Each call takes the next stream of random numbers
+(`ss.manual_seed`)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import math
 from ._stored import Stored, draw
 
 __all__ = [
-    "calculate_gain", "constant_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "uniform_", "xavier_normal_", "xavier_uniform_", "zeros_",
+    "calculate_gain", "constant_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "uniform_",
+    "xavier_normal_", "xavier_uniform_", "zeros_",
 ]  # fmt: skip
 
 

@@ -23,7 +23,8 @@ def _count(value: Any, argument: str) -> int:
 
 
 def _switched_off(module: Module) -> bool:
-    """True where this one layer was put into evaluation mode inside a network in training mode: its statistics are frozen, its dropout drops nothing."""
+    """True where this one layer was put into evaluation mode inside a network in training mode: its statistics are
+    frozen, its dropout drops nothing."""
     trace = _trace.active()
     return trace is not None and trace.root is not None and trace.root.training and not module.training
 
@@ -73,8 +74,8 @@ class Linear(Module):
 class Conv2d(Module):
     """2-d convolution: (samples, in_channels, height, width) to (samples, out_channels, ...).
 
-    weight: (out_channels, in_channels/groups, kernel height, kernel width). padding: numbers, "valid" or "same". Initial values are uniform in
-    +-1/sqrt(in_channels/groups * kernel elements).
+    weight: (out_channels, in_channels/groups, kernel height, kernel width). padding: numbers, "valid" or "same".
+    Initial values are uniform in +-1/sqrt(in_channels/groups * kernel elements).
     """
 
     def __init__(
@@ -94,7 +95,9 @@ class Conv2d(Module):
         self.out_channels = _count(out_channels, "Conv2d: out_channels")
         self.groups = _count(groups, "Conv2d: groups")
         if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
+            raise ValueError(
+                f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
+            )
         if padding_mode != "zeros":
             raise ValueError(f"Conv2d: padding_mode must be 'zeros', not {padding_mode!r}")
         self.kernel_size = F.pair(kernel_size, "Conv2d: kernel_size", 1)
@@ -141,7 +144,13 @@ class MaxPool2d(Module):
     """Largest element of each window over the last two axes of (samples, channels, height, width)."""
 
     def __init__(
-        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, return_indices: bool = False, ceil_mode: bool = False
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
     ) -> None:
         super().__init__()
         if return_indices:
@@ -155,7 +164,8 @@ class MaxPool2d(Module):
 
     def extra_repr(self) -> str:
         return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}, ceil_mode={self.ceil_mode}"
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
         )
 
 
@@ -163,7 +173,12 @@ class AvgPool2d(Module):
     """Mean of each window over the last two axes of (samples, channels, height, width)."""
 
     def __init__(
-        self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
     ) -> None:
         super().__init__()
         F.pair(kernel_size, "AvgPool2d: kernel_size", 1)
@@ -315,7 +330,8 @@ class LogSoftmax(Module):
 class Dropout(Module):
     """In training, zeroes elements with probability p and divides the others by 1 - p; the identity otherwise.
 
-    Which elements are zeroed follows from the run's seed, the step, the position in the global batch and the layer: not from ranks or threads.
+    Which elements are zeroed follows from the run's seed, the step, the position in the global batch and the layer: not
+    from ranks or threads.
     """
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
@@ -373,9 +389,19 @@ class _BatchNorm(Module):
 
     def forward(self, x: Any) -> Any:
         if x.ndim not in self._axes:
-            raise x.trace.error(f"{type(self).__name__} takes {' or '.join(map(str, self._axes))} axes with the batch, got {x.shape}")
+            raise x.trace.error(
+                f"{type(self).__name__} takes {' or '.join(map(str, self._axes))} axes with the batch, got {x.shape}"
+            )
         return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, not _switched_off(self), self.momentum, self.eps, self.stats_lanes or 0
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            not _switched_off(self),
+            self.momentum,
+            self.eps,
+            self.stats_lanes or 0,
         )
 
     def extra_repr(self) -> str:
@@ -384,24 +410,29 @@ class _BatchNorm(Module):
 
 
 class BatchNorm1d(_BatchNorm):
-    """Batch normalisation over axis 1 of (samples, features) or (samples, features, length), with the statistics of the whole global batch.
+    """Batch normalisation over axis 1 of (samples, features) or (samples, features, length), with the statistics of the
+    whole global batch.
 
-    stats_lanes=k takes the statistics of groups of k lanes instead. The variance of the running statistics is the unbiased one, as in PyTorch.
+    stats_lanes=k takes the statistics of groups of k lanes instead. The variance of the running statistics is the
+    unbiased one, as in PyTorch.
     """
 
     _axes = (2, 3)
 
 
 class BatchNorm2d(_BatchNorm):
-    """Batch normalisation over axis 1 of (samples, channels, height, width), with the statistics of the whole global batch.
+    """Batch normalisation over axis 1 of (samples, channels, height, width), with the statistics of the whole global
+    batch.
 
-    stats_lanes=k takes the statistics of groups of k lanes instead. The variance of the running statistics is the unbiased one, as in PyTorch.
+    stats_lanes=k takes the statistics of groups of k lanes instead. The variance of the running statistics is the
+    unbiased one, as in PyTorch.
     """
 
     _axes = (4,)
 
 
 __all__ = [
-    "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d", "Dropout", "Flatten", "GELU", "Identity", "LeakyReLU",
-    "Linear", "LogSoftmax", "MaxPool2d", "Parameter", "ReLU", "Sigmoid", "SiLU", "Softmax", "Tanh",
+    "GELU", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Conv2d",
+    "Dropout", "Flatten", "Identity", "LeakyReLU", "Linear", "LogSoftmax", "MaxPool2d", "Parameter", "ReLU", "SiLU",
+    "Sigmoid", "Softmax", "Tanh",
 ]  # fmt: skip

@@ -25,9 +25,10 @@ class IncompatibleKeys(NamedTuple):
 class Module:
     """A layer or a network, as torch.nn.Module: assign parameters and other modules to attributes, and write `forward`.
 
-    `forward(self, x)` is run once on a symbolic tensor when the network is compiled; `net(x)` on a NumPy array of shape (samples, ...) runs the layers at
-    once and returns an array. `train()` and `eval()` say how `net(x)` treats dropout and batch normalisation; `ss.Trainer` and `ss.compile` train in
-    training mode and measure in evaluation mode by themselves.
+    `forward(self, x)` is run once on a symbolic tensor when the network is compiled; `net(x)` on a NumPy array of shape
+    (samples, ...) runs the layers at once and returns an array. `train()` and `eval()` say how `net(x)` treats dropout
+    and batch normalisation; `ss.Trainer` and `ss.compile` train in training mode and measure in evaluation mode by
+    themselves.
     """
 
     training: bool = True
@@ -55,8 +56,16 @@ class Module:
         tables = self.__dict__
         if isinstance(value, (Stored, Module)):
             if "_modules" not in tables:
-                raise AttributeError(f"call super().__init__() in {type(self).__name__}.__init__ before the first assignment of a layer or parameter")
-            home = "_parameters" if isinstance(value, Parameter) else "_buffers" if isinstance(value, Buffer) else "_modules"
+                raise AttributeError(
+                    f"call super().__init__() in {type(self).__name__}.__init__ before the first assignment of a layer or parameter"
+                )
+            home = (
+                "_parameters"
+                if isinstance(value, Parameter)
+                else "_buffers"
+                if isinstance(value, Buffer)
+                else "_modules"
+            )
             for other in ("_parameters", "_buffers", "_modules"):
                 if other != home:
                     tables[other].pop(name, None)
@@ -71,7 +80,10 @@ class Module:
                     break  # an ordinary value takes the place of a module
                 else:
                     if tables[home][name] is None:
-                        raise TypeError(f"'{name}' of {type(self).__name__} is registered: assign a nn.{'Parameter' if home == '_parameters' else 'Buffer'}")
+                        raise TypeError(
+                            f"'{name}' of {type(self).__name__} is registered: "
+                            f"assign a nn.{'Parameter' if home == '_parameters' else 'Buffer'}"
+                        )
                     tables[home][name].data = value
                 return
         tables.get("_modules", {}).pop(name, None)
@@ -225,9 +237,11 @@ class Module:
         return OrderedDict((name, item.numpy()) for name, item in self._entries().items())
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
-        """Takes over the values of a state dict of samestep or PyTorch (arrays or CPU tensors). All of it or, on an error, nothing.
+        """Takes over the values of a state dict of samestep or PyTorch (arrays or CPU tensors). All of it or, on an
+        error, nothing.
 
-        strict: keys must agree. Raises ss.CheckpointError, which lists the missing and unexpected keys and the shapes that differ.
+        strict: keys must agree. Raises ss.CheckpointError, which lists the missing and unexpected keys and the shapes
+        that differ.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a mapping from names to arrays, not {type(state_dict).__name__}")
@@ -255,15 +269,16 @@ class Module:
         return IncompatibleKeys(missing, unexpected)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes parameters and buffers to a safetensors file, which PyTorch reads with safetensors.torch.load_file. Under MPI rank 0 alone writes;
-        call ss.barrier() before another rank reads the file. Raises OSError."""
+        """Writes parameters and buffers to a safetensors file, which PyTorch reads with safetensors.torch.load_file.
+        Under MPI rank 0 alone writes; call ss.barrier() before another rank reads the file. Raises OSError."""
         from .. import comm, safetensors_io
 
         if comm.rank() == 0:
             safetensors_io.write(path, self.state_dict(), {"format": "pt"})
 
     def load(self, path: str | os.PathLike[str], strict: bool = True) -> IncompatibleKeys:
-        """Reads a safetensors file of samestep or PyTorch; under MPI every rank reads it. Raises OSError, ss.CheckpointError (see load_state_dict)."""
+        """Reads a safetensors file of samestep or PyTorch; under MPI every rank reads it. Raises OSError,
+        ss.CheckpointError (see load_state_dict)."""
         from .. import safetensors_io
 
         tensors, _ = safetensors_io.read(path)
@@ -275,7 +290,8 @@ class Module:
     # --- display
 
     def summary(self, input_shape: tuple[int, ...]) -> Any:
-        """A table of layers, output shapes and numbers of parameters. input_shape: the shape of one sample, without the batch. `print(...)` shows it."""
+        """A table of layers, output shapes and numbers of parameters. input_shape: the shape of one sample, without the
+        batch. `print(...)` shows it."""
         from .._summary import Summary
 
         return Summary(self, tuple(input_shape))
