@@ -24,7 +24,7 @@ def build(setting: child.Setting) -> Any:
 
     def steps(n: int) -> float:
         for _ in range(n):
-            net.partial_fit(x, y, classes)
+            net.partial_fit(x, y, classes=classes)
         return float(net.loss_)
 
     return sklearn.__version__, steps, {}

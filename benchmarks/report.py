@@ -57,7 +57,8 @@ def _cell(contestant: Mapping[str, Any] | None) -> str:
 def tables(section: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, head, rows) of a section: times, and memory."""
     entries = section["workloads"]
-    names = list(dict.fromkeys(name for entry in entries for name in entry["contestants"]))
+    present = {name for entry in entries for name in entry["contestants"]}
+    names = [name for name in section["contestants"] if name in present]
     peak = str(section["processors"])
     head = ["workload", "GFLOP", "at peak", *names, "ratio", "of rounds", "of peak", "GFLOP/s peak", "load"]
     times, memory, inside = [], [], []

@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="samestep-peak-") as folder:
         peak = machine.Peak(Path(folder), 0.1 if args.quick else 0.5, cpus)
         for ranks in args.ranks:
-            section: dict[str, Any] = {"ranks": ranks, "threads": len(cpus) // ranks, "processors": len(cpus), "workloads": []}
+            section: dict[str, Any] = {"ranks": ranks, "threads": len(cpus) // ranks, "processors": len(cpus), "contestants": [item.name for item in field], "workloads": []}
             result["sections"].append(section)
             for name in args.workloads:
                 entry = compare(WORKLOADS[name], ranks, field, args, cpus, peak)

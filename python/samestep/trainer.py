@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _checkpoint, _compile, _core, comm
+from . import _agree, _checkpoint, _compile, _core, comm
 from ._arrays import as_rows
 from .history import History
 from .nn.module import Module
@@ -144,7 +144,7 @@ class Trainer:
             "validation": validation and [list(np.shape(validation[0])), len(validation)],
             "checkpoint": self.checkpoint is not None,
         }
-        _compile.agree(ranks, agree)
+        _agree.agree(ranks, agree)
         # The layout of the memory needs one look at the data; nothing is trained by it.
         self.plan.run(X, y, batch_size=batch_size, first=0, steps=0, sample_weight=sample_weight)
         self._order = (len(X), batch_size, bool(shuffle))
