@@ -148,8 +148,12 @@ NETWORKS = {
 
 
 def batches(name: str, steps: int) -> tuple[Array, Array]:
-    """(steps * batch, ...) samples and labels. The label can be learnt: it follows from sums over parts of the sample."""
+    """(steps * batch, ...) samples and labels: a coarse pattern for each of ten classes, plus noise of half its size."""
     _, shape, batch = NETWORKS[name]
-    x = grid((steps * batch, *shape))
-    parts = x.reshape(len(x), -1)[:, : int(np.prod(shape)) // 10 * 10].reshape(len(x), 10, -1).astype(np.float64)
-    return x, parts.sum(axis=2).argmax(axis=1)
+    y = labels(steps * batch, 10)
+    noise = grid((steps * batch, *shape)) / 2
+    if len(shape) == 1:
+        patterns = np.repeat(grid((10, shape[0] // 16), 10**8), 16, axis=1)
+    else:
+        patterns = grid((10, shape[0], shape[1] // 4, shape[2] // 4), 10**8).repeat(4, axis=2).repeat(4, axis=3)
+    return patterns[y] + noise, y

@@ -32,10 +32,11 @@ static ss_status world(ss_transport **out, ss_error *err) {
 }
 
 static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"handle", NULL};
+    static char *names[] = {"handle", "single", NULL};
     PyObject *handle = Py_None;
+    int single = 0;
     ss_error err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:Comm", names, &handle)) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$p:Comm", names, &handle, &single)) return NULL;
     void *address = NULL;
     if (handle != Py_None && !(address = PyLong_AsVoidPtr(handle))) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "handle: the address of a communicator cannot be 0");
@@ -44,7 +45,9 @@ static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     comm_object *self = (comm_object *)type->tp_alloc(type, 0);
     if (!self) return NULL;
     ss_status status;
-    if (address) {
+    if (single) {
+        status = ss_transport_self(&self->transport, &err);
+    } else if (address) {
         status = ss_mpi_initialized() ? ss_transport_mpi(address, &self->transport, &err)
                                       : SS_FAIL(&err, SS_ERR_VALUE, "handle: MPI has not been initialised");
     } else {
@@ -210,7 +213,7 @@ static PyMethodDef methods[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, "A set of ranks: the world, or an MPI communicator given by its address."},
+    {Py_tp_doc, "A set of ranks: the world, an MPI communicator given by its address, or (single=True) this rank alone."},
     {Py_tp_new, comm_new},
     {Py_tp_dealloc, comm_dealloc},
     {Py_tp_methods, methods},

@@ -383,7 +383,7 @@ static PyObject *explain_instruction(const ss_session *s, int index) {
     const ss_program *p = s->program;
     const ss_instruction *i = &p->instruction[index];
     ss_cost cost = {0};
-    char text[256];
+    char text[256], kernel[64];
     if (i->op->cost && i->stage == SS_STAGE_RUN && !i->sum) {
         i->op->cost(&i->call, i->backward, &cost);
         if (i->backward) {
@@ -400,7 +400,9 @@ static PyObject *explain_instruction(const ss_session *s, int index) {
     for (int k = 0; k < p->slots; k++)
         for (int b = 0; b < s->buckets; b++)
             if (p->slot[k].instruction == index && s->slot_offset[k] >= s->bucket[b].begin && s->slot_offset[k] < s->bucket[b].end) bucket = b;
-    return Py_BuildValue("{s:i,s:s,s:s,s:s,s:s,s:s,s:d,s:d,s:L,s:i,s:i,s:d,s:K}", "index", index, "pass", i->backward ? "backward" : "forward", "op",
+    bool door = !i->sum && (!strcmp(i->op->name, "linear") || !strcmp(i->op->name, "conv2d"));
+    snprintf(kernel, sizeof kernel, "%s%s", door ? i->call.backend == SS_BACKEND_OPENBLAS ? "openblas " : "native " : "", ss_isa_name(s->model->isa));
+    return Py_BuildValue("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:d,s:d,s:L,s:i,s:i,s:d,s:K}", "kernel", kernel, "index", index, "pass", i->backward ? "backward" : "forward", "op",
                          i->sum ? "sum" : i->op->name, "stage", i->stage == SS_STAGE_STAT ? "statistic" : "run", "layer", i->layer, "shape",
                          ss_shape_text(&i->call.out_shape[0], true, text, sizeof text), "flops", cost.flops, "bytes", cost.bytes, "offset", offset, "bucket",
                          bucket, "segment", i->segment, "seconds", s->seconds[index], "calls", (unsigned long long)s->calls[index]);

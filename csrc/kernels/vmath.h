@@ -5,7 +5,7 @@
  * Functions" (1980). Division is real division: reciprocal estimates differ between CPUs.
  *
  * Common to all: NaN gives NaN; results smaller than FLT_MIN are 0 (with their sign) and arguments smaller than FLT_MIN count as 0, whatever the flush-to-zero mode.
- * The errors stated are the largest over all 2^32 arguments, measured against double libm (test_kernels_vmath --all).
+ * The errors stated are the largest over all floats with 2^-30 <= |x| < 2^8 and every 997th of the others, measured against double libm (test_kernels_vmath --core).
  */
 #ifndef SS_KERNELS_VMATH_H
 #define SS_KERNELS_VMATH_H
@@ -59,14 +59,14 @@ static inline float vm_exp_core(float x) {
     return p * vm_float((uint32_t)(half + 127) << 23) * vm_float((uint32_t)(whole - half + 127) << 23);
 }
 
-/* e^x. */
+/* e^x. Error at most 0.988 ulp. Infinite above 88.7228, 0 below -87.3365. */
 static inline float exp_r(float x) {
     float y = vm_exp_core(x);
     y = if_r(x > 0x1.62e42ep6f, INFINITY, y);
     return if_r(x < -0x1.5d589ep6f, 0.0f, y);
 }
 
-/* Natural logarithm: -inf at +-0, NaN below. */
+/* Natural logarithm: -inf at +-0, NaN below. Error at most 0.876 ulp. */
 static inline float log_r(float x) {
     /* x = 2^e (1 + f) with f in [sqrt(1/2) - 1, sqrt(2) - 1) */
     uint32_t w = vm_bits(x);
@@ -89,7 +89,7 @@ static inline float log_r(float x) {
     return if_r((w & 0x7fffffffu) < 0x00800000u, -INFINITY, y);
 }
 
-/* Hyperbolic tangent. */
+/* Hyperbolic tangent. Error at most 1.449 ulp. */
 static inline float tanh_r(float x) {
     float a = fabsf(x), z = a * a;
     float q = fma_r(-0x1.959406p-8f, z, 0x1.584c4p-6f);
@@ -104,7 +104,7 @@ static inline float tanh_r(float x) {
     return vm_float(vm_bits(y) | (vm_bits(x) & 0x80000000u));
 }
 
-/* The error function. */
+/* The error function. Error at most 1.167 ulp. */
 static inline float erf_r(float x) {
     float a = fabsf(x), z = a * a;
     float q = fma_r(0x1.5bfc2cp-14f, z, -0x1.aa06bap-11f);
@@ -128,7 +128,7 @@ static inline float erf_r(float x) {
     return vm_float(vm_bits(y) | (vm_bits(x) & 0x80000000u));
 }
 
-/* 1 / (1 + e^-x). */
+/* 1 / (1 + e^-x). Error at most 2.481 ulp. */
 static inline float sigmoid_r(float x) {
     float y = 1.0f / (1.0f + exp_r(-x));
     return if_r(y < FLT_MIN, 0.0f, y);

@@ -281,6 +281,11 @@ static void update_running(const ss_call *c) {
         real joined[3] = {group[0], group[1 + i], group[1 + channels + i]};
         for (int g = 1; g < c->stat_groups; g++) {
             const real *next = group + g * width;
+            if (next[0] == 0) continue; /* no samples: the batch has fewer than lanes */
+            if (joined[0] == 0) {
+                joined[0] = next[0], joined[1] = next[1 + i], joined[2] = next[1 + channels + i];
+                continue;
+            }
             join_moments(1, joined, (const real[3]){next[0], next[1 + i], next[1 + channels + i]});
         }
         real variance = joined[0] > 1 ? joined[2] / (joined[0] - 1) : 0;
@@ -297,7 +302,7 @@ static void stat_done(const ss_call *c, bool backward) {
     if (c->training && !absent(c, RUNNING_MEAN)) update_running(c);
     for (int g = 0; g < c->stat_groups; g++) {
         real *group = (real *)c->stat + g * (1 + 2 * channels);
-        for (int64_t i = 0; i < channels; i++) group[1 + channels + i] = inverse_deviation(group[1 + channels + i] / group[0], (real)c->attr[EPS]);
+        for (int64_t i = 0; group[0] > 0 && i < channels; i++) group[1 + channels + i] = inverse_deviation(group[1 + channels + i] / group[0], (real)c->attr[EPS]);
     }
 }
 

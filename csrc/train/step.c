@@ -65,6 +65,9 @@ static void bind(const ss_session *s, const ss_instruction *i, const ss_sweep *w
         const ss_group_join *join = s->join[memory->join];
         c->lane_stat = memory->lanes + w->first_lane * stat->length;
         c->stat = memory->groups;
+        if (i->backward && i->stage == SS_STAGE_STAT) /* the backward statistic is made with the forward one at hand */
+            for (int k = 0; k < i->stat; k++)
+                if (s->program->stat[k].node == i->node) c->stat = s->stat[k].groups;
         c->stat_group = join->local_group + w->first_lane;
         c->stat_groups = join->groups;
         if (stat->result) c->denominator = denominator_of(s, i->node);
@@ -107,6 +110,7 @@ static ss_status join_lanes(ss_session *s, const ss_group_join *join, const ss_i
         ss_status status = ss_allgather(s->model->transport, all, offset, size, err);
         if (status != SS_OK) return status;
     }
+    if (join->groups > 1) memset(groups, 0, (size_t)join->groups * bytes); /* a group without samples has an empty statistic */
     top = 0;
     for (int k = 0; k < join->total; k++) {
         if (top != k) memmove(all + top * length, all + k * length, bytes);
@@ -126,6 +130,7 @@ static ss_status join_stat(ss_session *s, const ss_instruction *i, ss_error *err
     ss_call c;
     bind(s, i, &s->schedule->sweep[0], &c);
     c.threads = 1;
+    c.stat = memory->groups;
     ss_status status = join_lanes(s, s->join[memory->join], i, &c, stat->backward, stat->length, memory->lanes, memory->groups, err);
     if (status == SS_OK && i->op->stat_done) i->op->stat_done(&c, stat->backward);
     return status;
@@ -227,10 +232,7 @@ static ss_status begin_step(ss_session *s, ss_status local, ss_error *err) {
         float total = 0;
         status = join_lanes(s, s->join[0], NULL, NULL, false, 1, s->lane_value + (int64_t)k * s->schedule->lanes, &total, err);
         if (status != SS_OK) return status;
-        const ss_instruction *i = &p->instruction[p->prepare[k]];
-        s->denominator[k] = total;
-        if ((i->op->flags & SS_OP_LOSS) && !(total > 0))
-            return SS_FAIL(err, SS_ERR_VALUE, "layer '%s': nothing to learn from: every label of the batch is ignored or has weight 0", i->layer);
+        s->denominator[k] = total; /* 0 when every label is ignored or has weight 0: the losses' gradients are 0 then */
     }
     return SS_OK;
 }
@@ -285,7 +287,7 @@ static void trace_lanes(ss_session *s, const ss_instruction *i, const ss_call *c
 
 #ifdef SS_DEBUG
 /* Buffers share space by their lifetimes, so the red zone at a buffer's end is drawn when it is first written and checked after its last use. A buffer of all the rank's rows
- * (full) has its space to itself from its first segment to its last, and is drawn in the first sweep. */
+ * (full) has its space to itself from its first segment to its last, and is drawn in the first sweep with samples. */
 static unsigned char *zone_of(const ss_session *s, const ss_buffer *b) { return (unsigned char *)s->activations + b->offset + b->bytes - SS_RED_ZONE; }
 static unsigned char zone_byte(int k) { return (unsigned char)(0x5A ^ k * 37); }
 
@@ -296,7 +298,7 @@ static void debug_before(const walk *w, const ss_instruction *i, const ss_sweep 
         ss_arena_poison(s->scratch, i->scratch_bytes);
         for (int k = 0; k < s->program->buffers; k++) {
             const ss_buffer *b = &s->program->buffer[k];
-            if (b->first != index || (b->full && sweep != &s->schedule->sweep[0])) continue;
+            if (b->first != index || (b->full && sweep->row0)) continue;
             ss_arena_poison(s->activations + b->offset, b->bytes);
             for (int z = 0; z < SS_RED_ZONE; z++) zone_of(s, b)[z] = zone_byte(z);
         }

@@ -53,14 +53,8 @@ def resolve(comm: Any = None) -> _core.Comm:
 
 def alone() -> _core.Comm:
     """A communicator of this rank only, for work that other ranks need not join."""
-    if not _mpi_wanted():
-        return resolve()
-    if resolve().size == 1:
-        return resolve()
     if -1 not in _others:
-        library = ctypes.CDLL(_libraries._LIBMPI, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
-        self_handle = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(library, "ompi_mpi_comm_self")))
-        _others[-1] = _core.Comm(ctypes.addressof(self_handle))
+        _others[-1] = _core.Comm(single=True)
     return _others[-1]
 
 
