@@ -1,14 +1,15 @@
 """A contestant's side of the conversation with run.py.
 
-A contestant's script calls `serve(build)`. It connects to the runner's socket, builds its network, takes three steps to warm up, and then does what it is
-told, one line of JSON each way:
+A contestant's script calls `serve(build)`. It connects to the runner's socket, builds its network, takes three steps to
+warm up, and then does what it is told, one line of JSON each way:
 
     -> {"do": "steps", "n": 20, "bursts": 5}     <- {"seconds": [5 numbers], "loss": of the last step, "peak_mib": ...}
     -> {"do": "NAME"}                            <- {"NAME": what that extra measurement returned}
     end of file                                     the script ends
 
-Between commands it sleeps in the socket, so that contestants can take turns while all of them stay loaded. Every rank of a contestant has a socket of its
-own: a rank that waited in its communication library might poll, and take a processor from whoever is being measured.
+Between commands it sleeps in the socket, so that contestants can take turns while all of them stay loaded. Every rank
+of a contestant has a socket of its own: a rank that waited in its communication library might poll, and take a
+processor from whoever is being measured.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def peak_memory() -> float:
 
 
 def serve(build: Callable[[Setting], tuple[str, Steps, dict[str, Callable[[], Any]]]], rank: int = 0) -> None:
-    """Builds and obeys. `build(setting)` returns the library's version, the function that takes steps, and extra measurements by name."""
+    """Builds and obeys. `build(setting)` returns the library's version, the function that takes steps, and extra
+    measurements by name."""
     parser = argparse.ArgumentParser(description="A contestant of benchmarks/run.py, which starts it.")
     parser.add_argument("--workload", choices=WORKLOADS, required=True)
     parser.add_argument("--variant", default="")
@@ -65,7 +67,9 @@ def serve(build: Callable[[Setting], tuple[str, Steps, dict[str, Callable[[], An
             version, steps, extras = build(Setting(args))
             first = steps(1)
             steps(WARM_UP - 1)
-            answer({"rank": rank, "version": version, "loss": first, "python": sys.version.split()[0], "pid": os.getpid()})
+            answer(
+                {"rank": rank, "version": version, "loss": first, "python": sys.version.split()[0], "pid": os.getpid()}
+            )
             for line in lines:
                 command = json.loads(line)
                 if command["do"] != "steps":

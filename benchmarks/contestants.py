@@ -20,6 +20,7 @@ from typing import Any
 from workloads import Workload
 
 HERE = Path(__file__).resolve().parent
+Process = tuple[list[str], dict[str, str]]  # a command line, and what is added to its environment
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Contestant:
     quick: bool = True  # part of --quick
 
 
+def _convolutional(workload: Workload) -> bool:
+    return workload.convolutional
+
+
 def _sgd_perceptron(workload: Workload) -> bool:
     return len(workload.widths) > 2 and workload.optimizer == "sgd"
 
@@ -46,7 +51,9 @@ CONTESTANTS = {
         Contestant("samestep", "samestep", "ours.py", peer=False, most_ranks=64),
         Contestant("samestep-run", "samestep", "ours.py", "run", peer=False, most_ranks=64),
         Contestant("torch", "torch", "peer_torch.py", most_ranks=64),
-        Contestant("torch-channels-last", "torch", "peer_torch.py", "channels-last", most_ranks=64, fits=lambda workload: workload.convolutional),
+        Contestant(
+            "torch-channels-last", "torch", "peer_torch.py", "channels-last", most_ranks=64, fits=_convolutional
+        ),
         Contestant("torch-compile", "torch", "peer_torch.py", "compile", quick=False),
         Contestant("jax", "optax", "peer_jax.py"),
         Contestant("tensorflow", "tensorflow", "peer_tensorflow.py", most_ranks=64),
@@ -59,7 +66,9 @@ def installed(python: str, libraries: list[str]) -> list[str]:
     """Those of the libraries that this interpreter finds, without importing them."""
     code = "import importlib.util, sys; print(*[name for name in sys.argv[1:] if importlib.util.find_spec(name)])"
     try:
-        return subprocess.run([python, "-c", code, *libraries], capture_output=True, text=True, check=True).stdout.split()
+        return subprocess.run(
+            [python, "-c", code, *libraries], capture_output=True, text=True, check=True
+        ).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
         raise SystemExit(f"run.py: {python} does not work: {error}") from None
 
@@ -70,8 +79,10 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def commands(contestant: Contestant, python: str, workload: Workload, ranks: int, threads: int, extra: list[str]) -> list[tuple[list[str], dict[str, str]]]:
-    """The command lines, one a process to start, each with what is added to its environment."""
+def commands(
+    contestant: Contestant, python: str, workload: Workload, ranks: int, threads: int, extra: list[str]
+) -> list[Process]:
+    """The processes to start: one a rank, or the launcher of all."""
     script = [str(HERE / contestant.script), "--workload", workload.name, "--threads", str(threads), *extra]
     if contestant.variant:
         script += ["--variant", contestant.variant]
@@ -82,9 +93,14 @@ def commands(contestant: Contestant, python: str, workload: Workload, ranks: int
         return [([python, "-m", "samestep", "run", "-n", str(ranks), "--threads", str(threads), *script], many)]
     if contestant.library == "torch":
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks)}
-        return [([python, *script], {**many, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(ranks)]
+        return [
+            ([python, *script], {**many, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(ranks)
+        ]
     workers = [f"127.0.0.1:{_free_port()}" for _ in range(ranks)]
-    config = [json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}) for rank in range(ranks)]
+    config = [
+        json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}) for rank in range(ranks)
+    ]
     return [([python, *script], {**many, "TF_CONFIG": text}) for text in config]
 
 
@@ -102,11 +118,11 @@ class Running:
     lines: list[str] = field(default_factory=list)  # how it was started
     hello: list[dict[str, Any]] = field(default_factory=list)
 
-    def start(self, started: list[tuple[list[str], dict[str, str]]], cpus: list[int], environ: Mapping[str, str]) -> None:
+    def start(self, started: list[Process], environ: Mapping[str, str]) -> None:
         """Raises Failed. Call end() in any case."""
         self._folder = tempfile.TemporaryDirectory(prefix="samestep-benchmark-")
         path = str(Path(self._folder.name) / "socket")
-        self._errors = open(Path(self._folder.name) / "errors", "w+")
+        self._errors = open(Path(self._folder.name) / "errors", "w+")  # noqa: SIM115 (closed in end)
         self._processes: list[subprocess.Popen[Any]] = []
         self._connections: list[socket.socket] = []
         self._answers: list[Any] = []
@@ -120,10 +136,14 @@ class Running:
                 self.lines.append(shlex.join([*(f"{name}={value}" for name, value in extra.items()), *line]))
                 self._processes.append(
                     subprocess.Popen(
-                        line, env={**environ, **extra}, stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors, start_new_session=True,
-                        preexec_fn=lambda: os.sched_setaffinity(0, cpus),
+                        line,
+                        env={**environ, **extra},
+                        stdin=subprocess.DEVNULL,
+                        stdout=self._errors,
+                        stderr=self._errors,
+                        start_new_session=True,
                     )
-                )  # fmt: skip
+                )
             deadline = time.monotonic() + self.timeout
             while len(self._connections) < self.ranks:
                 try:

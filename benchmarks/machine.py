@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,26 @@ def processors(count: int) -> list[int]:
     return (first + second)[:count]
 
 
+@contextlib.contextmanager
+def bound(cpus: list[int]) -> Iterator[None]:
+    """This process and all it starts stay on these processors."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def facts() -> dict[str, Any]:
     """What a reader needs to place the figures."""
     info = [line.partition(":") for line in (_read(Path("/proc/cpuinfo")) or "").splitlines()]
     models = [value.strip() for name, _, value in info if name.strip() == "model name"]
     flags = next((value.split() for name, _, value in info if name.strip() == "flags"), [])
-    memory = next((line.split()[1] for line in (_read(Path("/proc/meminfo")) or "").splitlines() if line.startswith("MemTotal")), "0")
+    memory = next(
+        (line.split()[1] for line in (_read(Path("/proc/meminfo")) or "").splitlines() if line.startswith("MemTotal")),
+        "0",
+    )
     return {
         "cpu": models[0] if models else platform.processor(),
         "processors": os.cpu_count(),
@@ -69,8 +85,8 @@ def _first_line(command: list[str]) -> str | None:
 class Peak:
     """The machine's own fused-multiply-add peak, by a C program that is compiled into `folder`."""
 
-    def __init__(self, folder: Path, seconds: float, cpus: list[int]) -> None:
-        self.seconds, self.cpus, self.program = seconds, cpus, folder / "peak"
+    def __init__(self, folder: Path, seconds: float, processors: int) -> None:
+        self.seconds, self.processors, self.program = seconds, processors, folder / "peak"
         source = Path(__file__).with_name("peak.c")
         self.compile = [os.environ.get("CC", "gcc"), "-O2", "-pthread", str(source), "-o", str(self.program)]
         try:
@@ -82,7 +98,7 @@ class Peak:
 
     def __call__(self) -> dict[str, Any]:
         """{"isa": name, "gflops": {"1": one thread, "N": all processors together}}"""
-        counts = sorted({1, len(self.cpus)})
+        counts = sorted({1, self.processors})
         command = [str(self.program), str(self.seconds), *map(str, counts)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=lambda: os.sched_setaffinity(0, self.cpus))
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         return {**json.loads(done.stdout), "load_average": load_average()}

@@ -1,7 +1,11 @@
-"""samestep, through its public API. Variants: "" takes plan.step on resident arrays, "run" takes many steps in one plan.run over arrays of eight batches."""
+"""samestep, through its public API.
+
+Variants: "" takes plan.step on resident arrays, "run" takes many steps in one plan.run over arrays of eight batches.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from typing import Any
@@ -36,15 +40,23 @@ class Block(nn.Module):
 def network(workload: Workload) -> Any:
     layers: list[Any] = []
     if workload.widths:
-        for inputs, outputs in zip(workload.widths, workload.widths[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(workload.widths):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
     if workload.name == "cnn":
         return nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Flatten(), nn.Linear(3136, 128), nn.ReLU(), nn.Dropout(0.25), nn.Linear(128, CLASSES),
-        )  # fmt: skip
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(3136, 128),
+            nn.ReLU(),
+            nn.Dropout(0.25),
+            nn.Linear(128, CLASSES),
+        )
     layers = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     layers += [Block(*shape) for shape in RESNET_BLOCKS]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
@@ -55,7 +67,12 @@ def build(setting: child.Setting) -> Any:
     ss.manual_seed(0)
     optimizer = optim.SGD(**SGD) if workload.optimizer == "sgd" else optim.Adam(**ADAM)
     plan = ss.compile(
-        network(workload), loss="cross_entropy", optimizer=optimizer, batch_size=workload.batch, input_shape=workload.sample_shape, threads=setting.threads
+        network(workload),
+        loss="cross_entropy",
+        optimizer=optimizer,
+        batch_size=workload.batch,
+        input_shape=workload.sample_shape,
+        threads=setting.threads,
     )
     x, y = data(workload)
     many_x, many_y = data(workload, RUN_BATCHES)
@@ -71,10 +88,11 @@ def build(setting: child.Setting) -> Any:
         return float(np.divide(*plan.run(many_x, many_y, order, batch_size=workload.batch)[-1, 0]))
 
     def overhead() -> dict[str, float]:
-        """Microseconds a step, the least of five bursts: by plan.step, by plan.run (no Python between steps), and inside operators on thread 0.
+        """Microseconds a step, the least of five bursts: by plan.step, by plan.run (no Python between steps), and
+        inside operators on thread 0.
 
-        What plan.step takes beyond plan.run is the call from Python; what plan.run takes beyond the operators is the step's own machinery
-        (binding, loading rows, barriers at both ends, joins, the optimizer)."""
+        What plan.step takes beyond plan.run is the call from Python; what plan.run takes beyond the operators is the
+        step's own machinery (loading rows, starting threads, joins, exchange) and the optimizer."""
         n = 200 if workload.gflop < 0.5 else 3
         best = {"step_us": float("inf"), "run_us": float("inf"), "operators_us": float("inf")}
         for _ in range(5):
@@ -86,7 +104,9 @@ def build(setting: child.Setting) -> Any:
         for _ in range(5):
             run(n)  # each call of plan.run measures anew
             measured = plan.explain(analyze=True).data["instructions"]
-            best["operators_us"] = min(best["operators_us"], 1e6 * sum(item["seconds"] / max(1, item["calls"]) for item in measured))
+            best["operators_us"] = min(
+                best["operators_us"], 1e6 * sum(item["seconds"] / max(1, item["calls"]) for item in measured)
+            )
         return best
 
     return ss.__version__, run if setting.variant == "run" else steps, {"overhead": overhead}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import child
@@ -30,7 +31,9 @@ def apply_dense(p: Any, x: Any) -> Any:
 
 def conv(x: Any, kernel: Any, stride: int = 1) -> Any:
     pad = kernel.shape[0] // 2
-    return lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def pool(x: Any) -> Any:
@@ -59,7 +62,7 @@ def perceptron(workload: Workload) -> Any:
             x = jax.nn.relu(apply_dense(p, x))
         return apply_dense(layers[-1], x), kept
 
-    return [dense(a, b) for a, b in zip(workload.widths, workload.widths[1:], strict=False)], (), forward
+    return [dense(a, b) for a, b in itertools.pairwise(workload.widths)], (), forward
 
 
 def cnn() -> Any:
@@ -106,7 +109,9 @@ def resnet() -> Any:
 
 def build(setting: child.Setting) -> Any:
     workload = setting.workload
-    parameters, kept, forward = perceptron(workload) if workload.widths else cnn() if workload.name == "cnn" else resnet()
+    parameters, kept, forward = (
+        perceptron(workload) if workload.widths else cnn() if workload.name == "cnn" else resnet()
+    )
     x, y = (jnp.asarray(array) for array in data(workload, channels_last=True))
     optimizer = optax.sgd(SGD["lr"], SGD["momentum"]) if workload.optimizer == "sgd" else optax.adam(ADAM["lr"])
 

@@ -17,9 +17,15 @@ def build(setting: child.Setting) -> Any:
     warnings.simplefilter("ignore")
     x, y = data(workload)
     net = MLPClassifier(
-        workload.widths[1:-1], solver="sgd", learning_rate_init=SGD["lr"], momentum=SGD["momentum"], nesterovs_momentum=False, alpha=0.0,
-        batch_size=workload.batch, random_state=0,
-    )  # fmt: skip
+        workload.widths[1:-1],
+        solver="sgd",
+        learning_rate_init=SGD["lr"],
+        momentum=SGD["momentum"],
+        nesterovs_momentum=False,
+        alpha=0.0,
+        batch_size=workload.batch,
+        random_state=0,
+    )
     classes = np.arange(CLASSES)
 
     def steps(n: int) -> float:

@@ -35,7 +35,9 @@ def block(x: Any, inputs: int, outputs: int, stride: int) -> Any:
 def network(workload: Workload) -> Any:
     if workload.widths:
         first, *hidden, last = workload.widths
-        return tf.keras.Sequential([tf.keras.Input((first,)), *(layers.Dense(width, "relu") for width in hidden), layers.Dense(last)])
+        return tf.keras.Sequential(
+            [tf.keras.Input((first,)), *(layers.Dense(width, "relu") for width in hidden), layers.Dense(last)]
+        )
     channels, height, width = workload.sample_shape
     x = entry = tf.keras.Input((height, width, channels))
     if workload.name == "cnn":

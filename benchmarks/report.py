@@ -13,7 +13,8 @@ MAIN = "samestep"
 def summarize(entry: dict[str, Any], peers: set[str], count: int) -> None:
     """Adds best and median of each contestant, the best peer, ratios and the fraction of the peak to a workload's entry.
 
-    count: number of processors that the peak counts."""
+    count: number of processors that the peak counts.
+    """
     for contestant in entry["contestants"].values():
         if contestant["rounds_ms"]:
             every = [value for burst in contestant["rounds_ms"] for value in burst]
@@ -65,19 +66,24 @@ def tables(section: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[s
     for entry in entries:
         rounds, fraction = entry.get("ratio_rounds"), entry.get("fraction_of_peak")
         before, after = (entry[when]["gflops"][peak] for when in ("peak_before", "peak_after"))
-        times.append(
-            [
-                entry["name"], number(entry["gflop"]), number(entry["at_peak_ms"]), *(_cell(entry["contestants"].get(name)) for name in names),
-                number(entry.get("ratio")), f"{min(rounds):.2f}-{max(rounds):.2f}" if rounds else "-", "-" if fraction is None else f"{100 * fraction:.1f}%",
-                f"{before:.0f}, {after:.0f}", number(entry["peak_before"]["load_average"][0]),
-            ]
-        )  # fmt: skip
-        memory.append([entry["name"], *(number((entry["contestants"].get(name) or {}).get("peak_mib")) for name in names)])
+        row = [entry["name"], number(entry["gflop"]), number(entry["at_peak_ms"])]
+        row += [_cell(entry["contestants"].get(name)) for name in names]
+        row += [number(entry.get("ratio")), f"{min(rounds):.2f}-{max(rounds):.2f}" if rounds else "-"]
+        row += ["-" if fraction is None else f"{100 * fraction:.1f}%", f"{before:.0f}, {after:.0f}"]
+        times.append([*row, number(entry["peak_before"]["load_average"][0])])
+        memory.append(
+            [entry["name"], *(number((entry["contestants"].get(name) or {}).get("peak_mib")) for name in names)]
+        )
         if overhead := entry.get("overhead"):
             step, run, operators = (overhead[name] for name in ("step_us", "run_us", "operators_us"))
-            inside.append([entry["name"], *(number(value) for value in (step, run, operators, step - run, run - operators))])
+            inside.append(
+                [entry["name"], *(number(value) for value in (step, run, operators, step - run, run - operators))]
+            )
     who = f"{section['ranks']} rank{'s' * (section['ranks'] > 1)} of {section['threads']} thread{'s' * (section['threads'] > 1)}"
-    found = [(f"Milliseconds a step, best burst; {who}", head, times), (f"Peak resident memory, MiB; {who}", ["workload", *names], memory)]
+    found = [
+        (f"Milliseconds a step, best burst; {who}", head, times),
+        (f"Peak resident memory, MiB; {who}", ["workload", *names], memory),
+    ]
     if inside:
         found.append(
             (
@@ -100,7 +106,9 @@ def notes(section: Mapping[str, Any]) -> list[str]:
             if item["error"]:
                 lines.append(f"{name} failed on {entry['name']}: {item['error']}")
             elif not item["learns"]:
-                lines.append(f"! {name} on {entry['name']}: the loss did not fall ({item['loss_first']:.4g} to {item['loss_last']:.4g}).")
+                lines.append(
+                    f"! {name} on {entry['name']}: the loss did not fall ({item['loss_first']:.4g} to {item['loss_last']:.4g})."
+                )
     return lines
 
 
@@ -108,7 +116,8 @@ def _plain(head: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
     lines = []
     for row in [head, ["-" * width for width in widths], *rows]:
-        lines.append("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip())
+        cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
+        lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
 
@@ -120,13 +129,21 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 def text(result: Mapping[str, Any], markdown: bool = False) -> str:
     """The whole report."""
     facts, parts = result["machine"], []
-    machine = f"{facts['cpu']}, {facts['processors']} processors{' (virtual)' if facts['virtual'] else ''}, governor {facts['governor'] or 'not readable'}"
+    kind = "virtual processors" if facts["virtual"] else "processors"
+    machine = f"{facts['cpu']}, {facts['processors']} {kind}, governor {facts['governor'] or 'not readable'}"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
     load = ", ".join(map(str, facts["load_average"]))
-    head = [f"Machine: {machine}; load average at the start {load}.", f"Versions: {versions}; Python {facts['python']}.", f"Started: {result['started']}."]
-    parts.append("\n".join([*head, f"Command: `{result['command']}`" if markdown else f"Command: {result['command']}"]))
+    lines = [
+        f"Machine: {machine}; load average at the start {load}.",
+        f"Versions: {versions}; Python {facts['python']}.",
+        f"Started: {result['started']}.",
+        f"Command: {result['command']}",
+    ]
+    parts.append("\n".join(f"- {line}" if markdown else line for line in lines))
     for section in result["sections"]:
         for title, columns, rows in tables(section):
-            parts.append(f"### {title}\n\n{_markdown(columns, rows)}" if markdown else f"{title}\n\n{_plain(columns, rows)}")
+            parts.append(
+                f"### {title}\n\n{_markdown(columns, rows)}" if markdown else f"{title}\n\n{_plain(columns, rows)}"
+            )
         parts.append("\n".join(f"- {line}" for line in notes(section)))
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -31,23 +31,28 @@ How to read the result: benchmarks/README.md.
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, metavar="NAME", help=f"what to train: {', '.join(WORKLOADS)} (default: all)")
-    parser.add_argument(
-        "--contestants", nargs="+", choices=CONTESTANTS, metavar="NAME", help=f"who takes part: {', '.join(CONTESTANTS)} (default: all that are installed)"
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ranks", nargs="+", type=int, default=[1], metavar="N", help="ranks that share the processors; several numbers: one after another (default: 1)")
-    parser.add_argument("--processors", type=int, default=2, metavar="P", help="processors to use, divided among the ranks' threads (default: 2)")
-    parser.add_argument("--precision", choices=["fp32"], default="fp32", help="of the arithmetic (only fp32 so far)")
-    parser.add_argument("--rounds", type=int, metavar="R", help="each round times every contestant once (default: 5; quick: 2)")
-    parser.add_argument("--seconds", type=float, metavar="S", help="of one contestant's turn (default: 1; quick: 0.05)")
-    parser.add_argument("--bursts", type=int, default=5, metavar="B", help="timed parts of a turn (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="logreg alone unless told otherwise, short turns, without torch-compile: to see that all works")
-    parser.add_argument(
-        "--interpreter", action="append", default=[], metavar="NAME=PYTHON", help="run a contestant, or all of a library, with another Python (repeatable)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all raw times, commands and facts of the machine")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as markdown")
+    add = parser.add_argument
+    workloads, everyone = ", ".join(WORKLOADS), ", ".join(CONTESTANTS)
+    add("--workloads", nargs="+", choices=WORKLOADS, metavar="NAME", help=f"what to train: {workloads} (default: all)")
+    help = f"who takes part: {everyone} (default: all that are installed)"
+    add("--contestants", nargs="+", choices=CONTESTANTS, metavar="NAME", help=help)
+    help = "ranks that share the processors; several numbers: one after another (default: 1)"
+    add("--ranks", nargs="+", type=int, default=[1], metavar="N", help=help)
+    help = "processors to use, divided among the ranks' threads (default: 2)"
+    add("--processors", type=int, default=2, metavar="P", help=help)
+    add("--precision", choices=["fp32"], default="fp32", help="of the arithmetic (only fp32 so far)")
+    add("--rounds", type=int, metavar="R", help="each round times every contestant once (default: 5; quick: 2)")
+    add("--seconds", type=float, metavar="S", help="of one contestant's turn (default: 1; quick: 0.05)")
+    add("--bursts", type=int, default=5, metavar="B", help="timed parts of a turn (default: 5)")
+    help = "logreg alone unless told otherwise, short turns, no torch-compile: to see that all works"
+    add("--quick", action="store_true", help=help)
+    help = "run a contestant, or all of a library, with another Python (repeatable)"
+    add("--interpreter", action="append", default=[], metavar="NAME=PYTHON", help=help)
+    add("--json", type=Path, metavar="FILE", help="write all raw times, commands and facts of the machine")
+    add("--markdown", type=Path, metavar="FILE", help="write the tables as markdown")
     args = parser.parse_args(argv)
     args.workloads = args.workloads or (["logreg"] if args.quick else list(WORKLOADS))
     args.rounds = args.rounds or (2 if args.quick else 5)
@@ -68,7 +73,8 @@ def chosen(args: argparse.Namespace) -> list[Contestant]:
     """Those who were asked for, or all; without those whose library is not installed."""
     found = []
     for name, contestant in CONTESTANTS.items():
-        if args.contestants and name not in args.contestants or not args.contestants and args.quick and not contestant.quick:
+        wanted = name in args.contestants if args.contestants else contestant.quick or not args.quick
+        if not wanted:
             continue
         if installed(interpreter(contestant, args.interpreter), [contestant.library]):
             found.append(contestant)
@@ -82,13 +88,17 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def compare(workload: Workload, ranks: int, field: list[Contestant], args: argparse.Namespace, cpus: list[int], peak: machine.Peak) -> dict[str, Any]:
+def compare(
+    workload: Workload, ranks: int, field: list[Contestant], args: argparse.Namespace, peak: machine.Peak
+) -> dict[str, Any]:
     """All contestants on one workload, in turn."""
-    threads = len(cpus) // ranks
-    entry: dict[str, Any] = {"name": workload.name, "network": workload.network, "batch": workload.batch, "gflop": workload.gflop, "contestants": {}}
+    threads = args.processors // ranks
+    entry: dict[str, Any] = {name: getattr(workload, name) for name in ("name", "network", "batch", "gflop")}
+    entry["contestants"] = {}
     running: dict[str, Running] = {}
     turns: dict[str, int] = {}
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("SAMESTEP_", "OMP_", "OMPI_", "PMIX_", "TF_CONFIG"))}
+    ours = ("SAMESTEP_", "OMP_", "OMPI_", "PMIX_", "TF_CONFIG")  # settings that would change what is compared
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     try:
         for contestant in field:
             if ranks > contestant.most_ranks or not contestant.fits(workload):
@@ -98,13 +108,20 @@ def compare(workload: Workload, ranks: int, field: list[Contestant], args: argpa
             child = running[contestant.name] = Running(contestant, ranks)
             say(f"{workload.name}: starting {contestant.name}")
             started = commands(
-                contestant, interpreter(contestant, args.interpreter), workload, ranks, threads, ["--precision", args.precision]
+                contestant,
+                interpreter(contestant, args.interpreter),
+                workload,
+                ranks,
+                threads,
+                ["--precision", args.precision],
             )
             try:
-                child.start(started, cpus, environ)
+                child.start(started, environ)
                 trial = min(child.steps(1, 3)["ms"]) / 1e3
                 turns[contestant.name] = max(1, math.ceil(args.seconds / args.bursts / trial))
-                record |= {"version": child.hello[0]["version"], "loss_first": child.hello[0]["loss"], "steps_of_a_burst": turns[contestant.name]}
+                hello = child.hello[0]
+                record |= {"version": hello["version"], "loss_first": hello["loss"]}
+                record["steps_of_a_burst"] = turns[contestant.name]
             except Failed as error:
                 record["error"] = str(error)
                 say(f"  failed: {error}")
@@ -128,14 +145,39 @@ def compare(workload: Workload, ranks: int, field: list[Contestant], args: argpa
         entry["peak_after"] = peak()
         if report.MAIN in running and not entry["contestants"][report.MAIN]["error"]:
             try:
-                entry["overhead"] = next((found for answer in running[report.MAIN].ask(do="overhead") if (found := answer["overhead"])), None)
+                entry["overhead"] = running[report.MAIN].ask(do="overhead")[0]["overhead"]
             except Failed as error:
                 entry["contestants"][report.MAIN]["error"] = f"overhead: {error}"
     finally:
         for child in running.values():
             child.end()
-    report.summarize(entry, {item.name for item in field if item.peer}, len(cpus))
+    report.summarize(entry, {item.name for item in field if item.peer}, args.processors)
     return entry
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def measure(
+    ranks: int, field: list[Contestant], args: argparse.Namespace, peak: machine.Peak, result: dict[str, Any]
+) -> None:
+    """Adds a section for one number of ranks to the result, and keeps the JSON file up to date: a long run that is cut
+    short has left what it measured."""
+    section: dict[str, Any] = {"ranks": ranks, "threads": args.processors // ranks, "processors": args.processors}
+    section |= {"contestants": [item.name for item in field], "workloads": []}
+    result["sections"].append(section)
+    for name in args.workloads:
+        entry = compare(WORKLOADS[name], ranks, field, args, peak)
+        section["workloads"].append(entry)
+        ratios = [item["ratio"] for item in section["workloads"] if "ratio" in item]
+        section["geometric_mean_ratio"] = report.geometric_mean(ratios)
+        for who, item in entry["contestants"].items():
+            if "version" in item:
+                result["versions"].setdefault(CONTESTANTS[who].library.replace("optax", "jax"), item["version"])
+        result["finished"] = now()
+        if args.json:
+            args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -146,9 +188,10 @@ def main(argv: list[str] | None = None) -> int:
         raise SystemExit(f"run.py: {error}") from None
     result: dict[str, Any] = {
         "format": 1,
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "started": now(),
         "command": shlex.join(["python", "benchmarks/run.py", *(sys.argv[1:] if argv is None else argv)]),
-        "settings": {"rounds": args.rounds, "seconds": args.seconds, "bursts": args.bursts, "processors": cpus, "precision": args.precision},
+        "settings": {name: getattr(args, name) for name in ("rounds", "seconds", "bursts", "precision")}
+        | {"cpus": cpus},
         "machine": machine.facts(),
         "versions": {},
         "sections": [],
@@ -156,26 +199,15 @@ def main(argv: list[str] | None = None) -> int:
     field = chosen(args)
     if not field:
         raise SystemExit("run.py: none of the contestants is installed")
-    with tempfile.TemporaryDirectory(prefix="samestep-peak-") as folder:
-        peak = machine.Peak(Path(folder), 0.1 if args.quick else 0.5, cpus)
+    with tempfile.TemporaryDirectory(prefix="samestep-peak-") as folder, machine.bound(cpus):
+        peak = machine.Peak(Path(folder), 0.1 if args.quick else 0.5, args.processors)
         for ranks in args.ranks:
-            section: dict[str, Any] = {"ranks": ranks, "threads": len(cpus) // ranks, "processors": len(cpus), "contestants": [item.name for item in field], "workloads": []}
-            result["sections"].append(section)
-            for name in args.workloads:
-                entry = compare(WORKLOADS[name], ranks, field, args, cpus, peak)
-                section["workloads"].append(entry)
-                section["geometric_mean_ratio"] = report.geometric_mean([item["ratio"] for item in section["workloads"] if "ratio" in item])
-                for who, item in entry["contestants"].items():
-                    if "version" in item:
-                        result["versions"].setdefault(CONTESTANTS[who].library.replace("optax", "jax"), item["version"])
-                result["finished"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-                if args.json:  # after each workload: a long run that is cut short has left what it measured
-                    args.json.write_text(json.dumps(result, indent=1) + "\n")
+            measure(ranks, field, args, peak, result)
     print(report.text(result), end="")
     if args.markdown:
         args.markdown.write_text(report.text(result, markdown=True))
-    failed = any(item["error"] for section in result["sections"] for entry in section["workloads"] for who, item in entry["contestants"].items() if who == report.MAIN)
-    return 1 if failed else 0
+    entries = [entry for section in result["sections"] for entry in section["workloads"]]
+    return 1 if any(entry["contestants"].get(report.MAIN, {}).get("error") for entry in entries) else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The benchmark set: what every contestant trains, on which data, and how many floating-point operations a step needs.
 
-Networks are written out in each contestant's own file, in that library's idiom; this file holds what they must agree on. It needs NumPy alone.
+Networks are written out in each contestant's own file, in that library's idiom; this file holds what they must agree on.
+It needs NumPy alone.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +30,9 @@ class Workload:
 
     @property
     def gflop(self) -> float:
-        """GFLOP of one step: a multiply-add counts two; forward, weight gradient and input gradient cost the same, and the first layer needs no input
-        gradient. What is not a product (activations, batch norm, optimizer) counts nothing."""
+        """GFLOP of one step: a multiply-add counts two; forward, weight gradient and input gradient cost the same, and
+        the first layer needs no input gradient. What is not a product (activations, batch norm, optimizer) counts
+        nothing."""
         return 2 * self.batch * (3 * sum(self.products) - self.products[0]) / 1e9
 
     @property
@@ -38,14 +41,15 @@ class Workload:
 
 
 def _dense(*widths: int) -> tuple[int, ...]:
-    return tuple(a * b for a, b in zip(widths, widths[1:], strict=False))
+    return tuple(a * b for a, b in itertools.pairwise(widths))
 
 
 def _perceptron(name: str, batch: int, optimizer: str, *widths: int) -> Workload:
     return Workload(name, "-".join(map(str, widths)), batch, widths[:1], optimizer, _dense(*widths), widths)
 
 
-# ResNet-20 (He et al. 2016, section 4.2), with 1x1 convolutions where the shape changes: (input channels, output channels, stride) of its nine blocks.
+# ResNet-20 (He et al. 2016, section 4.2), with 1x1 convolutions where the shape changes: (input channels, output
+# channels, stride) of its nine blocks.
 RESNET_BLOCKS = [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2 + [(32, 64, 2)] + [(64, 64, 1)] * 2
 
 
@@ -66,17 +70,22 @@ WORKLOADS = {
         _perceptron("mlp", 64, "sgd", 784, 512, 256, 10),
         _perceptron("mlpbig", 256, "adam", 784, 2048, 2048, 2048, 10),
         Workload(
-            "cnn", "conv32-pool-conv64-pool-128-dropout-10", 64, (1, 28, 28), "adam",
+            "cnn",
+            "conv32-pool-conv64-pool-128-dropout-10",
+            64,
+            (1, 28, 28),
+            "adam",
             (9 * 32 * 28 * 28, 9 * 32 * 64 * 14 * 14, *_dense(3136, 128, 10)),
-        ),  # fmt: skip
+        ),
         Workload("resnet", "ResNet-20", 128, (3, 32, 32), "sgd", _resnet_products()),
     )
 }
 
 
 def data(workload: Workload, batches: int = 1, channels_last: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """x [batches * batch, *sample_shape] float32 and y [batches * batch] int64: the same noise and labels for every contestant. A step on resident
-    arrays costs the same whatever they hold, and a network that learns can learn these by heart: its loss falls."""
+    """x [batches * batch, *sample_shape] float32 and y [batches * batch] int64: the same noise and labels for every
+    contestant. A step on resident arrays costs the same whatever they hold, and a network that learns can learn these
+    by heart: its loss falls."""
     random = np.random.default_rng(1)
     count = batches * workload.batch
     x = random.standard_normal((count, *workload.sample_shape), dtype=np.float32)

@@ -110,8 +110,9 @@ def cnn(nn: Any, p: float = 0.0) -> Any:
     )  # fmt: skip
 
 
-def resnet(nn: Any, widths: tuple[int, ...] = (16, 32, 64), blocks: int = 3) -> Any:
-    """A residual network for small images: 6 * blocks + 2 layers with three widths, so ResNet-20 by default (He et al., 2015, section 4.2)."""
+def resnet(nn: Any, widths: tuple[int, ...] = (16, 32, 64), blocks: int = 3, activation: str = "relu") -> Any:
+    """A residual network for small images: 6 * blocks + 2 layers with three widths, so ResNet-20 by default (He et al., 2015, 4.2)."""
+    act = getattr(nn.functional, activation)
 
     class Block(nn.Module):
         def __init__(self, before: int, after: int, stride: int) -> None:
@@ -125,9 +126,9 @@ def resnet(nn: Any, widths: tuple[int, ...] = (16, 32, 64), blocks: int = 3) -> 
                 self.sc = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
 
         def forward(self, x: Any) -> Any:
-            y = nn.functional.relu(self.b1(self.c1(x)))
+            y = act(self.b1(self.c1(x)))
             y = self.b2(self.c2(y))
-            return nn.functional.relu(y + (x if self.sc is None else self.sc(x)))
+            return act(y + (x if self.sc is None else self.sc(x)))
 
     layers: list[Any] = [nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
     before = widths[0]
@@ -142,6 +143,7 @@ NETWORKS = {
     "mlp": (mlp, (784,), 64),
     "cnn": (cnn, (1, 28, 28), 64),
     "resnet-20": (resnet, (3, 32, 32), 32),
+    "resnet-20 with silu": (lambda nn: resnet(nn, activation="silu"), (3, 32, 32), 32),
     "resnet-small": (lambda nn: resnet(nn, (8, 16), 1), (3, 16, 16), 27),
 }
 """Name: (network of torch.nn or samestep.nn, shape of a sample, samples in a batch)."""

@@ -1,7 +1,10 @@
 """Whole networks against PyTorch: same weights, same batches, ten steps; the loss of every step, the parameters and running statistics at the end.
 
-Ten steps of float32 drift apart from exact arithmetic, in PyTorch as here: rounding is amplified by training itself, most by Adam, whose first steps
-divide tiny gradients by their own size. So PyTorch in float64 is the main witness (its own bits hardly count then), and PyTorch in float32 the second one.
+Rounding is amplified by training itself: by Adam, whose first steps divide tiny gradients by their own size, and by deep networks of ReLUs, where it
+decides the sign of some inputs. PyTorch in float64 is the main witness (its own rounding hardly counts then), PyTorch in float32 the second one. ResNet-20
+multiplies a difference by about ten in each step: after ten steps PyTorch's float32 is 1e-4 to 5e-3 (loss) and 0.1 to 0.9 (change of a parameter) away from
+its own float64, and so are we. There the sharp test is test_resnet_20_step_by_step, which starts every step at PyTorch's parameters.
+
 Bit-for-bit equality over ranks, threads and instruction sets is the business of test_sameness.py.
 """
 
@@ -31,16 +34,18 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {"lr": 1e-3}),
     "adamw": ("AdamW", {"lr": 1e-3, "weight_decay": 0.05}),
 }
-LOSS = {"mlp": 1e-5, "cnn": 1e-5, "resnet-20": 1e-4, "resnet-small": 1e-4}
-"""Largest relative error of a loss."""
-CHANGE = {"mlp": 1e-3, "cnn": 1e-3, "resnet-20": 1e-2, "resnet-small": 1e-2}
+LOSS = {"mlp": 1e-4, "cnn": 1e-5, "resnet-20": 2e-2, "resnet-20 with silu": 1e-5, "resnet-20 with silu": 1e-5, "resnet-20 with silu": 1e-5, "resnet-small": 3e-6}
+"""Largest relative error of a loss. The mlp's comes down to 5e-4 with Adam, where 1e-4 of it are 4e-8."""
+CHANGE = {"mlp": 1e-4, "cnn": 1e-3, "resnet-20": 1.0, "resnet-20 with silu": 1e-5, "resnet-20 with silu": 1e-5, "resnet-20 with silu": 1e-5, "resnet-small": 1e-3}
 """Largest error of a parameter's whole change in ten steps: norm of the difference over norm of the change."""
-STATISTICS = 1e-4
+GRADIENT = 1e-2
+"""Largest error of one gradient of ResNet-20 by its norm: one ReLU whose input is rounded to the other side of 0 moves it by as much."""
+STATISTICS = {"mlp": 0.0, "cnn": 0.0, "resnet-20": 5e-2, "resnet-20 with silu": 1e-5, "resnet-20 with silu": 1e-5, "resnet-20 with silu": 1e-5, "resnet-small": 3e-6}
 """Largest error of running statistics, relative to the largest element."""
 
 
 def settings(name: str, rule: str) -> tuple[str, dict[str, Any]]:
-    """Deep residual networks amplify rounding tenfold a step at these rates, in PyTorch as here; a fifth of the rate keeps ten steps comparable."""
+    """ResNet-20 gets a fifth of the rate, which slows the amplification down."""
     kind, options = OPTIMIZERS[rule]
     return kind, {**options, "lr": options["lr"] / 5} if name == "resnet-20" else options
 
@@ -94,20 +99,19 @@ def starts() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
-@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet-20"])
+@pytest.mark.parametrize("name", oracle.NETWORKS)
 def test_training(name: str, rule: str, starts: dict[str, Any], tmp_path: Path) -> None:
     kind, options = settings(name, rule)
     start = starts[name]
     files.save_file(start, tmp_path / "start.safetensors")
     losses, net, plan = train_ours(name, tmp_path / "start.safetensors", kind, options)
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.95 * losses[0]
     for dtype in (torch.float64, torch.float32):
         expected, final = train_torch(name, start, kind, options, dtype)
         error = max(abs(a / b - 1) for a, b in zip(losses, expected, strict=True))
         change, statistics = difference(start, net.state_dict(), final)
         report = f"{name}, {rule}, {dtype}: loss {error:.1e}, change {change:.1e}, statistics {statistics:.1e}"
-        print(report)
-        assert error <= LOSS[name] and change <= CHANGE[name] and statistics <= STATISTICS, report
+        assert error <= LOSS[name] and change <= CHANGE[name] and statistics <= STATISTICS[name], report
 
     # What was trained here goes to PyTorch, with all keys, and gives the same outputs there.
     net.save(tmp_path / "end.safetensors")
@@ -119,6 +123,33 @@ def test_training(name: str, rule: str, starts: dict[str, Any], tmp_path: Path) 
         loss = torch.nn.functional.cross_entropy(scores, torch.tensor(y)).item()
     assert oracle.distance(plan.predict(x), scores) <= 2e-5
     assert plan.evaluate(x, y)["loss"] == pytest.approx(loss, rel=2e-5)
+
+
+def test_resnet_20_step_by_step(starts: dict[str, Any]) -> None:
+    """Ten steps of PyTorch in float64; each of them is taken here too, from the same parameters: loss, every gradient and the statistics."""
+    make, _, batch = oracle.NETWORKS["resnet-20"]
+    x, y = oracle.batches("resnet-20", STEPS)
+    twin, net = make(torch.nn).double(), make(nn)
+    twin.load_state_dict(starts["resnet-20"])
+    rule = torch.optim.SGD(twin.parameters(), lr=0.02, momentum=0.9)
+    plan = ss.compile(net, "cross_entropy", optim.SGD(0.0), batch, threads=2)
+    for step in range(STEPS):
+        xb, yb = x[step * batch : (step + 1) * batch], y[step * batch : (step + 1) * batch]
+        rounded = {key: value.float() if value.is_floating_point() else value for key, value in twin.state_dict().items()}
+        twin.load_state_dict(rounded)  # both start at float32 numbers
+        net.load_state_dict(rounded)
+        rule.zero_grad()
+        expected = torch.nn.functional.cross_entropy(twin(torch.tensor(xb).double()), torch.tensor(yb))
+        expected.backward()
+        assert plan.step(xb, yb) == pytest.approx(expected.item(), rel=1e-6), step
+        for key, parameter in twin.named_parameters():
+            theirs = parameter.grad.numpy()
+            error = np.linalg.norm(plan.gradients[key] - theirs) / np.linalg.norm(theirs)
+            assert error <= GRADIENT, (step, key, error)
+        for key, buffer in twin.named_buffers():
+            if not key.endswith("num_batches_tracked"):
+                assert oracle.distance(net.state_dict()[key], buffer) <= 2e-6, (step, key)
+        rule.step()
 
 
 @pytest.mark.parametrize("name", oracle.NETWORKS)

@@ -282,8 +282,7 @@ def compare(item: Case, dtype: Any) -> dict[str, float]:
     eager = ready(item).train()(*arrays)
     found = oracle.probe(net, arrays, nn.MSELoss("sum"), target)
     assert item.op in found["operators"], f"the case runs {found['operators']}, not {item.op}"
-    assert oracle.distance(found["loss"], loss.detach()) <= LOSS_TOLERANCE
-    errors = {"output": oracle.distance(eager, output.detach())}
+    errors = {"loss": oracle.distance(found["loss"], loss.detach()) * TOLERANCE[item.op] / LOSS_TOLERANCE, "output": oracle.distance(eager, output.detach())}
     for number, x in enumerate(inputs):
         errors[f"gradient of input {number}"] = oracle.distance(found[f"input{number}"], x.grad)
     theirs = dict(twin.named_parameters())

@@ -72,7 +72,8 @@ class Graph:
     def output(self, value: int) -> None:
         """Marks a value that Plan.forward returns."""
     def result(self, value: int, name: str, weight: float = 1.0) -> None:
-        """Marks a loss or metric node's value as a result of a step, in order; the first loss is differentiated, weighted by `weight`."""
+        """Marks a loss or metric node's value as a result of a step, in order; the first loss is differentiated,
+        weighted by `weight`."""
     def nodes(self) -> list[dict[str, Any]]:
         """number, op, layer, inputs, output, attrs."""
 
@@ -138,8 +139,9 @@ class Plan:
         gradients: bool = False,
         results: bool = True,
     ) -> None:
-        """training: forward, backward and update; otherwise forward alone, in inference mode. results=False leaves losses and metrics out. gradients: every rank keeps the whole gradient for
-        `gradient()` (one more all-gather a step under several ranks)."""
+        """training: forward, backward and update; otherwise forward alone, in inference mode. results=False leaves
+        losses and metrics out. gradients: every rank keeps the whole gradient for `gradient()` (one more all-gather a
+        step under several ranks)."""
     def rows(self, batch: int) -> tuple[int, int]:
         """The rows of a global batch that this rank works on: [begin, end)."""
     def step(
@@ -150,8 +152,9 @@ class Plan:
     def run(
         self, arrays: Sequence[Any], order: npt.NDArray[np.int64] | None, *, batch: int, first: int = 0, steps: int
     ) -> npt.NDArray[np.float64]:
-        """Steps `first` to `first + steps` over arrays in memory, batches cut from `order` (or from the rows as they lie): (steps, results, 2).
-        A loader thread gathers the next batch while the current one trains. Signals are checked between steps."""
+        """Steps `first` to `first + steps` over arrays in memory, batches cut from `order` (or from the rows as they
+        lie): (steps, results, 2). A loader thread gathers the next batch while the current one trains. Signals are
+        checked between steps."""
     def forward(
         self, arrays: Sequence[Any], *, local: bool = False, batch: int | None = None
     ) -> list[npt.NDArray[np.float32]]:
@@ -159,10 +162,11 @@ class Plan:
     def gradient(self, name: str) -> npt.NDArray[np.float32]:
         """A read-only view of the last step's gradient. Needs gradients=True, or a single rank."""
     def gather_slots(self) -> None:
-        """Each rank updates its share of the parameters and holds that share of the optimizer's state; this completes it everywhere (collective)."""
+        """Each rank updates its share of the parameters and holds that share of the optimizer's state; this completes
+        it everywhere (collective)."""
     def explain(self) -> dict[str, Any]:
-        """Keys: instructions (list of dicts: index, pass, op, layer, shape, kernel, flops, bytes, offset, bucket, segment), memory (dict of bytes),
-        buckets (list), lanes, ranks, threads, lanes_at_once, sweeps, segments."""
+        """Keys: instructions (list of dicts: index, pass, op, layer, shape, kernel, flops, bytes, offset, bucket,
+        segment), memory (dict of bytes), buckets (list), lanes, ranks, threads, lanes_at_once, sweeps, segments."""
     def profile(self, on: bool) -> None:
         """Measures each instruction from now on; explain() then carries seconds and calls."""
     def bytes(self) -> dict[str, int]: ...

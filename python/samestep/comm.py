@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import os
 import pickle
 from collections.abc import Callable
 from typing import Any
