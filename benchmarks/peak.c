@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <immintrin.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -37,6 +38,7 @@ KERNEL(burst_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps)
 KERNEL(burst_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps)
 KERNEL(burst_scalar, "sse2", float, SET1, MULTIPLY_ADD)
 
+static cpu_set_t allowed;
 static void (*burst)(void);
 static int lanes;
 static int threads;
@@ -46,8 +48,18 @@ static struct { _Alignas(64) double begin, end; } span[MOST_THREADS];
 static double best; /* seconds of the fastest burst of all threads together */
 static int more;
 
+/* Thread k keeps to the k-th processor that the process may use: on a busy machine the kernel likes to put two threads that wake each other on one. */
+static void bind_to(int index) {
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &allowed) && index-- == 0) CPU_SET(cpu, &own);
+    if (CPU_COUNT(&own)) sched_setaffinity(0, sizeof own, &own);
+}
+
 static void *work(void *argument) {
     int self = (int)(long)argument;
+    bind_to(self);
     double started = now();
     for (;;) {
         pthread_barrier_wait(&barrier);
@@ -87,6 +99,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: peak SECONDS THREADS...\n");
         return 2;
     }
+    if (sched_getaffinity(0, sizeof allowed, &allowed)) CPU_ZERO(&allowed);
     const char *isa = "scalar";
     burst = burst_scalar;
     lanes = 1;
