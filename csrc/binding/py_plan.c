@@ -223,6 +223,21 @@ static ss_status run_steps(plan_object *self, const ss_feed *feed, int64_t first
     return status;
 }
 
+/* The order of samples as int64, from integers of any kind; NULL for None. A failure is returned, not raised. */
+static ss_status take_order(PyObject *order, PyArrayObject **indices, ss_error *err) {
+    static const ss_shape scalar = {.rank = 0};
+    ss_array rows;
+    PyObject *any;
+    if (order == Py_None) return SS_OK;
+    ss_status status = binding_array(order, "order", &scalar, SS_I32, &rows, &any, err);
+    if (status != SS_OK) return status;
+    *indices = (PyArrayObject *)PyArray_FROMANY(any, NPY_INT64, 1, 1, NPY_ARRAY_CARRAY_RO | NPY_ARRAY_FORCECAST);
+    Py_DECREF(any);
+    if (*indices) return SS_OK;
+    PyErr_Clear();
+    return SS_FAIL(err, SS_ERR_MEMORY, "no memory for an order of %lld rows", (long long)rows.rows);
+}
+
 static PyObject *plan_run(PyObject *object, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"arrays", "order", "batch", "first", "steps", NULL};
     plan_object *self = (plan_object *)object;
@@ -233,15 +248,12 @@ static PyObject *plan_run(PyObject *object, PyObject *args, PyObject *kwargs) {
     arrays a = {0};
     ss_error err;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$LLL", names, &sequence, &order, &batch, &first, &steps)) return NULL;
-    if (order != Py_None) {
-        indices = (PyArrayObject *)PyArray_FROMANY(order, NPY_INT64, 1, 1, NPY_ARRAY_CARRAY_RO);
-        if (!indices) return NULL;
-    }
     ss_model *m = self->model->model;
     ss_status status = ss_model_enter(m, &err);
     if (status != SS_OK) goto raise;
     ss_feed feed = {.array = a.array, .wanted = self->wanted, .batch = batch};
     ss_status local = take_arrays(self, sequence, false, &a, &err);
+    if (local == SS_OK) local = take_order(order, &indices, &err);
     feed.arrays = a.count;
     feed.count = indices ? PyArray_DIM(indices, 0) : a.rows;
     feed.order = indices ? PyArray_DATA(indices) : NULL;
@@ -392,6 +404,8 @@ static PyObject *explain_instruction(const ss_session *s, int index) {
             cost.flops -= forward.flops;
             cost.bytes -= forward.bytes;
         }
+        cost.flops *= (double)i->call.rows; /* of one sweep, as the seconds are */
+        cost.bytes *= (double)i->call.rows;
     }
     long long offset = i->out.kind == SS_REF_BUFFER ? (long long)p->buffer[i->out.index].offset : -1;
     for (int k = 0; i->backward && !i->sum && k < i->call.n_in; k++)
@@ -402,10 +416,11 @@ static PyObject *explain_instruction(const ss_session *s, int index) {
             if (p->slot[k].instruction == index && s->slot_offset[k] >= s->bucket[b].begin && s->slot_offset[k] < s->bucket[b].end) bucket = b;
     bool door = !i->sum && (!strcmp(i->op->name, "linear") || !strcmp(i->op->name, "conv2d"));
     snprintf(kernel, sizeof kernel, "%s%s", door ? i->call.backend == SS_BACKEND_OPENBLAS ? "openblas " : "native " : "", ss_isa_name(s->model->isa));
-    return Py_BuildValue("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:d,s:d,s:L,s:i,s:i,s:d,s:K}", "kernel", kernel, "index", index, "pass", i->backward ? "backward" : "forward", "op",
+    return Py_BuildValue("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:d,s:d,s:L,s:i,s:i,s:d,s:K,s:i}", "kernel", kernel, "index", index, "pass", i->backward ? "backward" : "forward", "op",
                          i->sum ? "sum" : i->op->name, "stage", i->stage == SS_STAGE_STAT ? "statistic" : "run", "layer", i->layer, "shape",
                          ss_shape_text(&i->call.out_shape[0], true, text, sizeof text), "flops", cost.flops, "bytes", cost.bytes, "offset", offset, "bucket",
-                         bucket, "segment", i->segment, "seconds", s->seconds[index], "calls", (unsigned long long)s->calls[index]);
+                         bucket, "segment", i->segment, "seconds", s->seconds[index], "calls", (unsigned long long)s->calls[index], "threads",
+                         s->single || i->solo ? 1 : s->model->threads);
 }
 
 static PyObject *plan_bytes(PyObject *self, PyObject *unused) {

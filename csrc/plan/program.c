@@ -3,6 +3,10 @@
 #include <string.h>
 #include "base/alloc.h"
 
+#define SOLO_SECONDS 2e-6      /* work below which a barrier costs more than sharing saves */
+#define FLOPS_PER_SECOND 60e9  /* of one thread, for rough estimates */
+#define BYTES_PER_SECOND 30e9
+
 /* What is known of the program while it is being written. */
 typedef struct builder {
     const ss_graph *graph;
@@ -240,6 +244,38 @@ static void write_backward(builder *b, int index) {
         if (made[k].kind == SS_REF_BUFFER) contribute(b, node->in[k], made[k], node);
 }
 
+/* Rough seconds of one sweep of an instruction on one thread: enough to tell a microsecond from ten. */
+static double seconds_of(const ss_instruction *i) {
+    ss_cost cost = {0};
+    int64_t in = i->call.in_shape[0].rank < 0 ? 0 : ss_shape_count(&i->call.in_shape[0]);
+    if (i->sum) {
+        cost.bytes = 12.0 * (double)in;
+    } else if (i->stage == SS_STAGE_STAT || !i->op->cost) {
+        cost.flops = 20.0 * (double)in; /* a loss takes exponentials */
+        cost.bytes = 8.0 * (double)in;
+    } else {
+        i->op->cost(&i->call, i->backward, &cost);
+        if (i->backward) { /* `cost` of the backward pass includes the forward one */
+            ss_cost forward = {0};
+            i->op->cost(&i->call, false, &forward);
+            cost.flops -= forward.flops;
+            cost.bytes -= forward.bytes;
+        }
+    }
+    return (double)i->call.rows * (cost.flops / FLOPS_PER_SECOND + cost.bytes / BYTES_PER_SECOND);
+}
+
+static void estimate(builder *b) {
+    ss_program *p = b->p;
+    for (int k = 0; k < p->instructions; k++) {
+        ss_instruction *i = &p->instruction[k];
+        if (i->sum) i->call.rows = b->schedule->most_sweep_rows;
+        double seconds = seconds_of(i);
+        i->solo = seconds < SOLO_SECONDS;
+        p->seconds += seconds;
+    }
+}
+
 static ss_status collect_prepares(builder *b, ss_error *err) {
     ss_program *p = b->p;
     for (int k = 0; k < p->instructions; k++) {
@@ -307,6 +343,7 @@ ss_status ss_program_build(const ss_graph *g, const ss_program_options *o, const
         status = SS_FAIL(err, SS_ERR_VALUE, "nothing to train: no trainable parameter influences a loss");
         goto done;
     }
+    estimate(&b);
     SS_TRY(ss_memory_plan(p, s, err));
     *out = p;
     p = NULL;

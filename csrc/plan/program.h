@@ -53,6 +53,7 @@ typedef struct ss_instruction {
     int node; /* lowered node */
     bool backward, sum; /* sum: adds two contributions to one gradient (by the operator add) */
     ss_stage stage;
+    bool solo; /* too small to be shared by threads */
     int phases, segment;
     int stat; /* index of the statistic it makes or reads; -1: none */
     ss_ref in[SS_MAX_IN], out, grad_out, grad_in[SS_MAX_IN], saved;
@@ -73,6 +74,7 @@ typedef struct ss_program {
     int *result_prepare; /* index in prepare[] of each result */
     int instructions, buffers, slots, stats, prepares, outputs, results, segments;
     int64_t scratch_bytes, activation_bytes;
+    double seconds; /* rough estimate of a sweep on one thread */
     bool training;
 } ss_program;
 

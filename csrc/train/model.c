@@ -93,6 +93,7 @@ ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_opt
     m->states_at = ss_arena_at(m->arena, states);
     for (int k = 0; k < m->slots; k++) m->slot[k] = ss_arena_at(m->arena, slot[k]);
     SS_TRY(ss_pool_create(o->threads, o->pin, &m->pool, err));
+    SS_TRY(ss_pool_create(1, false, &m->single, err));
     *out = m;
     m = NULL;
     goto done;
@@ -106,6 +107,7 @@ done:
 
 void ss_model_free(ss_model *m) {
     if (!m) return;
+    ss_pool_free(m->single);
     ss_pool_free(m->pool);
     ss_arena_free(m->arena);
     ss_free(m->state);

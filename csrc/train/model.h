@@ -24,6 +24,7 @@ enum { SS_MAX_DERIVED = 8 };
 typedef struct ss_model {
     ss_transport *transport; /* borrowed */
     ss_pool *pool;
+    ss_pool *single; /* the calling thread alone */
     ss_isa isa;
     ss_backend backend;
     int threads;

@@ -5,6 +5,8 @@
 #include "base/alloc.h"
 
 enum { BUCKET_ELEMENTS = 1 << 18 }; /* 1 MiB */
+#define SINGLE_SECONDS 60e-6         /* estimated work of a step below which one thread does it alone */
+#define UPDATE_BYTES_PER_SECOND 20e9 /* of one thread, for that estimate */
 
 void ss_session_free(ss_session *s) {
     if (!s) return;
@@ -253,6 +255,8 @@ ss_status ss_session_create(ss_model *m, const ss_graph *g, const ss_options *o,
     SS_TRY(match_model(s, g, err));
     SS_TRY(make_joins(s, err));
     if (s->training) make_buckets(s);
+    double update = s->training ? 4.0 * (double)m->trainable * (3 + 2 * m->slots) / UPDATE_BYTES_PER_SECOND : 0;
+    s->single = p->seconds * s->schedule->sweeps + update < SINGLE_SECONDS;
     SS_TRY(make_arena(s, g, err));
     SS_TRY(make_exchange(s, err));
     SS_TRY(ss_trace_open(m->transport->rank, &s->trace, err));

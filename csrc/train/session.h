@@ -69,6 +69,7 @@ typedef struct ss_session {
     int64_t longest;     /* longest statistic, in floats */
 
     bool training, gradients;
+    bool single; /* so little work that waking the pool would cost more than it saves: one thread does it */
     int results;
     /* of the step in progress */
     int set;            /* input set */

@@ -242,11 +242,18 @@ static ss_status begin_step(ss_session *s, ss_status local, ss_error *err) {
 typedef struct walk {
     ss_session *s;
     int thread, threads;
-    int turn; /* of lead[] */
+    int turn;     /* of lead[] */
+    bool unseen;  /* thread 0 has worked alone since the last barrier */
 } walk;
 
-static void meet(const walk *w) {
+static void meet(walk *w) {
     if (w->threads > 1) ss_pool_barrier(w->s->model->pool, w->thread);
+    w->unseen = false;
+}
+
+/* What thread 0 did alone becomes visible to all before they share work again. */
+static void settle(walk *w) {
+    if (w->unseen) meet(w);
 }
 
 /* Thread 0 does `call` when nothing has failed; the others learn the outcome at the barrier, and all leave together. Two places in turn carry the outcome:
@@ -291,7 +298,7 @@ static void trace_lanes(ss_session *s, const ss_instruction *i, const ss_call *c
 static unsigned char *zone_of(const ss_session *s, const ss_buffer *b) { return (unsigned char *)s->activations + b->offset + b->bytes - SS_RED_ZONE; }
 static unsigned char zone_byte(int k) { return (unsigned char)(0x5A ^ k * 37); }
 
-static void debug_before(const walk *w, const ss_instruction *i, const ss_sweep *sweep) {
+static void debug_before(walk *w, const ss_instruction *i, const ss_sweep *sweep) {
     ss_session *s = w->s;
     int index = (int)(i - s->program->instruction);
     if (w->thread == 0) {
@@ -319,7 +326,7 @@ static void debug_after(const walk *w, const ss_instruction *i) {
 }
 #endif
 
-static void run_instruction(const walk *w, const ss_instruction *i, const ss_sweep *sweep) {
+static void run_shared(walk *w, const ss_instruction *i, const ss_sweep *sweep) {
     ss_session *s = w->s;
     ss_call c;
     bind(s, i, sweep, &c);
@@ -349,8 +356,22 @@ static void run_instruction(const walk *w, const ss_instruction *i, const ss_swe
     }
 }
 
+/* An instruction so small that sharing it would cost more than it saves runs on thread 0, without a barrier. */
+static void run_instruction(walk *w, const ss_instruction *i, const ss_sweep *sweep) {
+    if (!i->solo || w->threads == 1) {
+        settle(w);
+        run_shared(w, i, sweep);
+        return;
+    }
+    if (w->thread == 0) {
+        walk alone = {.s = w->s, .threads = 1};
+        run_shared(&alone, i, sweep);
+    }
+    w->unseen = true;
+}
+
 /* Joins the blocks of a sweep with those of the sweeps before it, for the slots that this segment filled. */
-static void merge_sweep(const walk *w, const ss_sweep *sweep, int segment) {
+static void merge_sweep(walk *w, const ss_sweep *sweep, int segment) {
     ss_session *s = w->s;
     const ss_program *p = s->program;
     int64_t stride = s->gradient_elements;
@@ -373,7 +394,7 @@ static void merge_sweep(const walk *w, const ss_sweep *sweep, int segment) {
     meet(w);
 }
 
-static void copy_outputs(const walk *w, const ss_sweep *sweep) {
+static void copy_outputs(walk *w, const ss_sweep *sweep) {
     ss_session *s = w->s;
     const ss_program *p = s->program;
     for (int k = 0; k < p->outputs; k++) {
@@ -457,6 +478,10 @@ static void finish_gradients(walk *w) {
             meet(w);
         }
     }
+    if (!s->exchange && !s->extras) { /* one pass over everything */
+        if (s->update) update(w, 0, s->model->trainable);
+        return;
+    }
     for (int b = 0; b < s->buckets; b++) {
         if (s->bucket[b].extra) continue;
         begin = s->bucket[b].begin;
@@ -508,6 +533,7 @@ static void walk_program(void *argument, int thread, int threads) {
                 run_instruction(&w, &p->instruction[n], sweep);
                 if (s->exchange && sch->sweeps == 1 && completes_bucket(s, n)) LEAD(&w, post_ready(s, n, &s->error));
             }
+            settle(&w);
             if (p->training && sch->sweeps > 1) merge_sweep(&w, sweep, segment);
             if (s->destination && segment == p->segments - 1) copy_outputs(&w, sweep);
         }
@@ -561,7 +587,7 @@ ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool do_update,
     SS_TRY(begin_step(s, local, err));
     if (s->exchange) ss_exchange_begin(s->exchange, batch);
     /* From here on a failure is one of communication, and leaves the parameters half way. */
-    status = ss_pool_run(s->model->pool, walk_program, s, err);
+    status = ss_pool_run(s->single ? s->model->single : s->model->pool, walk_program, s, err);
     if (status == SS_OK && s->status != SS_OK) {
         status = s->status;
         if (err) *err = s->error;

@@ -297,13 +297,14 @@ class Plan:
             def create() -> tuple[_core.Plan, Trace]:
                 assert self._model is not None
                 trace = self._graph(training, results, weighted)
-                return self._session_of(self._model, trace, batch, training), trace
+                session = self._session_of(self._model, trace, batch, training)
+                if self._profiling:
+                    session.profile(True)
+                return session, trace
 
             self._sessions[key] = comm.together(self.comm, create)
         if training:
             self._last = key
-        if self._profiling:
-            self._sessions[key][0].profile(True)
         return self._sessions[key]
 
     def _agree(self, trace: Trace) -> None:

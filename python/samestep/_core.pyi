@@ -165,8 +165,8 @@ class Plan:
         """Each rank updates its share of the parameters and holds that share of the optimizer's state; this completes
         it everywhere (collective)."""
     def explain(self) -> dict[str, Any]:
-        """Keys: instructions (list of dicts: index, pass, op, layer, shape, kernel, flops, bytes, offset, bucket,
-        segment), memory (dict of bytes), buckets (list), lanes, ranks, threads, lanes_at_once, sweeps, segments."""
+        """Keys: instructions (list of dicts: index, pass, op, stage, layer, shape, kernel, threads, flops and bytes of a
+        sweep, offset, bucket, segment, seconds, calls), memory (dict of bytes), buckets (list), lanes, ranks, threads, lanes_at_once, sweeps, segments."""
     def profile(self, on: bool) -> None:
         """Measures each instruction from now on; explain() then carries seconds and calls."""
     def bytes(self) -> dict[str, int]: ...

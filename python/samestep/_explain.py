@@ -26,20 +26,21 @@ class Explanation:
         self.bytes = {"model": dict(model_bytes), "plan": dict(plan_bytes)}
 
     def _table(self) -> tuple[list[str], list[list[str]], set[int]]:
-        head = ["", "pass", "op", "layer", "shape", "kernel", "flops", "bytes", "offset", "bucket"]
-        right = {0, 6, 7, 8, 9}
+        head = ["", "pass", "op", "layer", "shape", "kernel", "threads", "flops", "bytes", "offset", "bucket"]
+        right = {0, 6, 7, 8, 9, 10}
         if self.analyze:
             head += ["ms", "GFLOP/s"]
-            right |= {10, 11}
+            right |= {11, 12}
         rows = []
         for item in self.data["instructions"]:
             row = [
                 str(item["index"]),
                 str(item["pass"]),
-                str(item["op"]),
+                str(item["op"]) + (" statistic" if item["stage"] == "statistic" else ""),
                 str(item["layer"] or "-"),
                 _shape(item["shape"]),
-                str(item.get("kernel") or item.get("stage") or "-"),
+                str(item["kernel"]),
+                str(item["threads"]),
                 _count(item["flops"]),
                 _count(item["bytes"], "B"),
                 _place(item["offset"]),
