@@ -270,7 +270,7 @@ def test_numbers_of_a_model(plan: _core.Plan) -> None:
 def test_one_thread_at_a_time() -> None:
     """A second thread that steps or changes the model during a run is told so, or finds it free: never in between."""
     plan = new_plan()
-    x, y = np.tile(X, (4000, 1)), np.tile(Y, 4000)
+    x, y = np.tile(X, (1000, 1)), np.tile(Y, 1000)
     refused, done = [], threading.Event()
 
     def disturb() -> None:
@@ -281,6 +281,7 @@ def test_one_thread_at_a_time() -> None:
                 except RuntimeError as error:
                     assert "another thread" in str(error)
                     refused.append(error)
+                time.sleep(0.0002)
 
     thread = threading.Thread(target=disturb)
     thread.start()

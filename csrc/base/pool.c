@@ -35,7 +35,7 @@
  * The barrier is the dissemination barrier of Hensgen, Finkel and Manber ("Two algorithms for barrier synchronization", 1988): in round r
  * thread t signals t + 2^r and waits for t - 2^r. For two threads that is one cache line each way, at the same time. */
 
-enum { LINE = 64, MAX_THREADS = 1024, MAX_ROUNDS = 10, MASK_SETS = 8, DEFAULT_SPIN = 2000, DEFAULT_YIELDS = 50 };
+enum { LINE = 64, MAX_THREADS = 1024, MAX_ROUNDS = 10, MASK_SETS = 8, DEFAULT_SPIN = 200, DEFAULT_YIELDS = 500 };
 
 /* Round to nearest, exceptions masked, flush-to-zero, denormals-are-zero. The whole register is set, not only the two bits: a caller
  * with another rounding mode would get other bits. */
