@@ -279,6 +279,32 @@ def test_no_allocation_after_the_first_steps():
     assert _core.alloc_count() == before
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_allocation_in_many_steps(threads):
+    """Also with the loader thread, which gathers batches of 64 KiB and more, and in evaluation."""
+    from samestep import _core
+
+    x = np.random.default_rng(0).normal(size=(700, 128)).astype(np.float32)
+    y, order = np.arange(700) % 3, np.random.default_rng(1).permutation(700)
+    plan = ss.compile(nn.Linear(128, 3), optimizer=optim.Adam(0.1), batch_size=150, threads=threads, metrics="accuracy")
+
+    def work():
+        plan.run(x, y, order)
+        plan.evaluate(x, y)
+
+    work(), work()
+    before = _core.alloc_count()
+    plan.run(x, y, order, steps=1)
+    one = _core.alloc_count() - before
+    before = _core.alloc_count()
+    plan.run(x, y, order)
+    assert _core.alloc_count() - before == one, "memory is allocated by the step"
+    assert one <= 2, "a call allocates no more than its loader"
+    before = _core.alloc_count()
+    plan.evaluate(x, y)
+    assert _core.alloc_count() - before <= one
+
+
 def test_threads_default(monkeypatch):
     monkeypatch.setenv("SAMESTEP_THREADS", "3")
     assert ss.compile(net()).threads == 3

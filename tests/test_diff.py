@@ -119,6 +119,50 @@ def test_demo(tmp_path):
     assert (tmp_path / "c.png").stat().st_size > 1000
 
 
+def test_demo_without_a_launcher(monkeypatch, capsys):
+    """One process does all, and says why."""
+    pytest.importorskip("sklearn")
+    from samestep import __main__, _libraries
+
+    def missing():
+        raise FileNotFoundError("no mpiexec here")
+
+    monkeypatch.setattr(_libraries, "mpiexec_path", missing)
+    assert __main__.main(["demo", "--epochs", "12"]) == 0
+    said = capsys.readouterr()
+    assert "could not start 2 ranks" in said.out + said.err and "no mpiexec here" in said.out + said.err
+    assert "1 rank " in said.out
+
+
+@pytest.mark.mpi
+def test_demo_whose_ranks_fail(tmp_path):
+    """What began on several ranks and broke is a failure, not a reason to go on with one."""
+    pytest.importorskip("sklearn")
+    import os
+
+    done = run_job([sys.executable, "-m", "samestep", "demo", "--ranks", "9"], os.environ, 120, cwd=tmp_path)
+    assert done.returncode == 1 and "9 ranks cannot share 8 lanes" in done.stderr
+    assert "did not finish" in done.stderr and "Training in one process" not in done.stdout
+
+
+def test_demo_without_curves(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    from samestep import __main__
+
+    arguments = ["demo", "--ranks", "1", "--epochs", "1", "--plot", str(tmp_path / "missing" / "c.png")]
+    assert __main__.main(arguments) == 1
+    assert "no curves" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--ranks", "0"], ["--ranks", "-1"], ["--epochs", "0"]])
+def test_demo_s_arguments(capsys, arguments):
+    from samestep import __main__
+
+    assert __main__.main(["demo", *arguments]) == 2
+    assert "at least 1" in capsys.readouterr().err
+
+
 @pytest.mark.mpi
 def test_example(mpi_run):
     pytest.importorskip("sklearn")

@@ -251,9 +251,9 @@ def test_exit_code_is_the_rank_s(tmp_path):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_signals_end_the_job(tmp_path, number):
-    """The ranks are gone when `samestep run` is, even a rank that ignores the signal."""
+    """The ranks are gone when `samestep run` is, even a rank that ignores the signal, even if it is killed."""
     path = tmp_path / "sleeps.py"
     path.write_text(
         "import os, signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -274,12 +274,15 @@ def test_signals_end_the_job(tmp_path, number):
         child.send_signal(number)
         code = child.wait(timeout=40)
         assert code != 0
-        end = time.monotonic() + 5
+        end = time.monotonic() + (20 if number == signal.SIGKILL else 5)
         while any(Path(f"/proc/{pid}").exists() for pid in pids):
             assert time.monotonic() < end, "a rank is left"
             time.sleep(0.05)
     finally:
         _launch.kill_job(child)
+        for file in (tmp_path / "pid0", tmp_path / "pid1"):
+            if file.exists() and Path(f"/proc/{file.read_text()}").exists():
+                os.kill(int(file.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.mpi

@@ -57,6 +57,44 @@ def test_one_rank_ends_all(mpi_run, name, ranks, tmp_path):
     assert ended - ready < 5
 
 
+@pytest.mark.parametrize("where", ["between epochs", "in a step"])
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSTOP"])
+def test_a_rank_that_vanishes(mpi_run, name, where, tmp_path):
+    """Killed: the launcher ends the job. Stopped: the others raise RankFailed, which names it, and the job ends."""
+    signal_it = f"os.kill(os.getpid(), signal.{name})"
+    event = (
+        f"def event(epoch):\n    if epoch == 3 and ss.rank() == 1: {signal_it}\n"
+        if where == "between epochs"
+        else f"if ss.rank() == 1: threading.Timer(0.5, lambda: {signal_it}).start()\nevent = lambda epoch: None\n"
+    )
+    script = f"{TRAIN}\nopen(f'pid{{ss.rank()}}', 'w').write(str(os.getpid()))\n{event}ss.barrier()\nbegan = time.time()\n"
+    script += (
+        "try:\n    main(event)\n"
+        "except ss.RankFailed as error:\n    print('waited', time.time() - began, flush=True)\n    raise\n"
+    )
+    done = mpi_run(script, n=3, check=False, timeout=60, env={"SAMESTEP_TIMEOUT": "3"})
+    assert done.returncode != 0
+    if name == "SIGSTOP":
+        assert "RankFailed" in done.stderr and "rank 1 did not answer" in done.stderr, done.stderr
+        waits = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("waited")]
+        assert waits and max(waits) < 10
+    end = time.time() + 5
+    while any(os.path.exists(f"/proc/{(tmp_path / f'pid{rank}').read_text()}") for rank in range(3)):
+        assert time.time() < end, "a rank is left"
+        time.sleep(0.05)
+
+
+def test_training_in_a_thread(mpi_run):
+    done = mpi_run(
+        f"{TRAIN}\ndef work():\n    ss.Trainer(net).fit(x, y, batch_size=64, verbose=False)\n"
+        "    print('print', ss.fingerprint(net), flush=True)\n"
+        "thread = threading.Thread(target=work, daemon=True)\nthread.start()\nthread.join()",
+        n=2,
+    )
+    prints = [line for line in done.stdout.splitlines() if line.startswith("print")]
+    assert len(prints) == 2 and len(set(prints)) == 1 and done.stderr == ""
+
+
 @pytest.mark.parametrize(
     "end", ["", "sys.exit()", "sys.exit(0)", "raise SystemExit", "import time\ntime.sleep(4 * ss.rank())\nsys.exit(0)"]
 )

@@ -175,10 +175,12 @@ def test_interruption_saves_and_resumes(tmp_path):
     """Ctrl-C in the middle of an epoch; the resumed run has the bits of an uninterrupted one, its losses too."""
     x, y = data(200_000)
     whole = net()
+    began = time.time()
     expected = trainer(whole).fit(x, y, epochs=2, batch_size=16, verbose=False)
+    needed = time.time() - began
     part = net()
     t = trainer(part, checkpoint=tmp_path / "c")
-    began, timer = time.time(), interrupt_after(0.4)
+    began, timer = time.time(), interrupt_after(needed / 3)
     with pytest.raises(KeyboardInterrupt):
         t.fit(x, y, epochs=2, batch_size=16, verbose=False)
     timer.join()
@@ -214,6 +216,14 @@ def edited(path, **changes):
         ({"format": "other"}, "not a checkpoint"),
         ({"step": "many"}, "not a checkpoint"),
         ({"history": 3}, "not a checkpoint"),
+        ({"history": {"epoch": [1.0], "loss": []}}, "history"),
+        ({"step": -1}, "not a checkpoint"),
+        ({"step": 2**70}, "not a checkpoint"),
+        ({"epoch": -1}, "not a checkpoint"),
+        ({"epoch_step": -1}, "not a checkpoint"),
+        ({"epoch_step": 3}, "sums of 0 steps"),
+        ({"epoch_step": 1, "epoch_sums": [[1.0]]}, "sums"),
+        ({"step": float("inf")}, "not a checkpoint"),
     ],
 )
 def test_checkpoints_that_do_not_fit_are_refused(tmp_path, change, text):
@@ -255,6 +265,116 @@ def test_not_finite_loss_is_an_error(tmp_path):
     with pytest.raises(ss.NumericError, match="parameters of epoch 2"):
         t.fit(bad, y, epochs=1, batch_size=16, verbose=False)
     assert ss.fingerprint(module) == good and t.epoch == 2
+    with pytest.raises(ss.NumericError, match="X holds a NaN .* row 70"):
+        ss.Trainer(nn.Linear(8, 3)).fit(bad, y, batch_size=16, verbose=False)
+    with pytest.raises(ss.NumericError, match="learning rate"):
+        ss.Trainer(net(), optimizer=optim.SGD(1e30)).fit(x, y, epochs=9, batch_size=16, verbose=False)
+
+
+def test_a_checkpoint_of_an_older_run_is_not_put_back(tmp_path):
+    """A run that fails before it has saved anything does not load what lies in its file from another one."""
+    x, y = data()
+    trainer(checkpoint=tmp_path / "c").fit(x, y, epochs=1, batch_size=16, verbose=False)
+    t = ss.Trainer(net(), optimizer=optim.SGD(0.1), checkpoint=tmp_path / "c")
+    with pytest.raises(ss.NumericError) as caught:
+        t.fit(np.full_like(x, np.nan), y, batch_size=16, verbose=False)
+    assert "again" not in str(caught.value) and t.epoch == 0
+
+
+def test_what_the_file_system_refuses(tmp_path):
+    """The error reaches the caller, the network stays usable, and no part of a file is left."""
+    x, y = data()
+    t = trainer(checkpoint=tmp_path / "missing" / "c")
+    with pytest.raises(OSError, match="missing"):
+        t.fit(x, y, epochs=2, batch_size=16, verbose=False)
+    assert t.epoch == 1 and np.isfinite(t.evaluate(x, y)["loss"])
+    (tmp_path / "folder").mkdir()
+    for module in (t.net, nn.Linear(3, 3)):
+        with pytest.raises(OSError):
+            module.save(tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_after_fork():
+    """The threads of the core do not survive a fork; the child makes its own, and trains to the same bits."""
+    import multiprocessing
+
+    x, y = data()
+    t = trainer(threads=2)
+    t.fit(x, y, epochs=1, batch_size=16, verbose=False)
+
+    def work(pipe):
+        t.fit(x, y, epochs=1, batch_size=16, verbose=False)
+        pipe.send(ss.fingerprint(t.net))
+
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=work, args=(theirs,))
+    child.start()
+    try:
+        assert ours.poll(60), "the child hangs"
+        t.fit(x, y, epochs=1, batch_size=16, verbose=False)
+        assert ours.recv() == ss.fingerprint(t.net)
+    finally:
+        child.kill()
+        child.join()
+
+
+def test_copies_of_a_trained_network():
+    import copy
+    import pickle
+
+    x, y = data()
+    t = trainer()
+    t.fit(x, y, epochs=1, batch_size=16, verbose=False)
+    before = ss.fingerprint(t.net)
+    for twin in (copy.deepcopy(t.net), pickle.loads(pickle.dumps(t.net))):
+        assert ss.fingerprint(twin) == before
+        trainer(module=twin).fit(x, y, epochs=1, batch_size=16, verbose=False)
+        assert ss.fingerprint(twin) != before and ss.fingerprint(t.net) == before
+
+
+def test_two_python_threads():
+    """Two networks train at once; two calls into one network are refused, and it stays whole."""
+    import threading
+
+    x, y = data()
+
+    def work(t, said):
+        try:
+            t.fit(x, y, epochs=60, batch_size=16, verbose=False)
+            said.append(ss.fingerprint(t.net))
+        except RuntimeError as error:
+            said.append(str(error))
+
+    def both(first, second):
+        said = []
+        threads = [threading.Thread(target=work, args=(t, said)) for t in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        return said
+
+    said = both(trainer(threads=2), trainer(threads=2))
+    assert len(said) == 2 and said[0] == said[1] and len(said[0]) == 64
+    plan = ss.compile(nn.Linear(8, 512), optimizer=optim.SGD(0.0), batch_size=64, input_shape=(8,), threads=1)
+    errors = []
+
+    def steps():
+        try:
+            for _ in range(30):
+                plan.run(np.repeat(x, 40, axis=0), np.repeat(y, 40), batch_size=64)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=steps) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all("another thread" in error for error in errors)
+    assert np.isfinite(plan.step(x[:64], y[:64]))
 
 
 @pytest.mark.parametrize(
@@ -265,14 +385,33 @@ def test_not_finite_loss_is_an_error(tmp_path):
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"validation": 3}, TypeError, "validation"),
         ({"sample_weight": np.ones(3)}, ValueError, "sample_weight"),
+        ({"batch_size": 2**70}, ValueError, "batch_size"),
+        ({"resume": True}, ValueError, "checkpoint"),
+        ({"validation": (None, None)}, TypeError, "the X of validation"),
+        ({"validation": (np.ones((4, 3)), np.zeros(4, int))}, ValueError, "the X of validation"),
+        ({"validation": (np.ones((4, 8)), np.zeros(3, int))}, ValueError, "the y of validation has 3"),
+        ({"validation": (np.ones((0, 8)), np.zeros(0, int))}, ValueError, "no samples"),
     ],
 )
 def test_arguments_are_checked(options, error, text):
     x, y = data()
     with pytest.raises(error, match=text):
         trainer().fit(x, y, verbose=False, **options)
+    t = trainer()
+    with pytest.raises(error):  # before anything is trained
+        t.fit(x, y, verbose=False, **options)
+    assert t.epoch == 0 and t.plan.step_count == 0
     with pytest.raises(TypeError):
         ss.Trainer(net(), precision="bf16")
+    for wrong in (3, [3], ["epoch"]):
+        with pytest.raises(TypeError, match="callbacks"):
+            ss.Trainer(net(), callbacks=wrong)
+    assert ss.Trainer(net(), callbacks=None, metrics=None).callbacks == []
+    called = []
+    ss.Trainer(net(), callbacks=iter([lambda *unused: called.append(1)])).fit(x, y, verbose=False)
+    assert called == [1]
+    with pytest.raises(ValueError, match="threads"):
+        ss.Trainer(net(), threads=2**40)
 
 
 def test_sample_weight_in_fit():

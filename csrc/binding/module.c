@@ -18,7 +18,7 @@ static PyObject *build_info(PyObject *self, PyObject *unused) {
     ss_isa best;
     ss_error err;
     const ss_cpu *cpu = ss_cpu_features();
-    if (ss_isa_parse(getenv("SAMESTEP_ISA"), &best, &err) != SS_OK) return PyErr_Format(PyExc_ValueError, "%s", err.message);
+    if (ss_isa_parse(getenv("SAMESTEP_ISA"), &best, &err) != SS_OK) return PyErr_Format(PyExc_ValueError, "SAMESTEP_ISA: %s", err.message);
     ss_mpi_version(mpi, sizeof mpi);
     PyObject *available = PyList_New(0);
     for (int isa = 0; available && isa < SS_ISA_COUNT; isa++) {
@@ -171,19 +171,24 @@ static PyObject *mpi_finalize(PyObject *self, PyObject *unused) {
 }
 
 static PyMethodDef functions[] = {
-    {"build_info", build_info, METH_NOARGS, "Versions, CPU, kernels."},
-    {"operators", operators, METH_NOARGS, "One dict an operator."},
-    {"optimizers", optimizers, METH_NOARGS, "One dict an optimizer."},
-    {"fill_uniform", fill_uniform, METH_VARARGS, "Fills an array with numbers uniform in [low, high)."},
-    {"fill_normal", fill_normal, METH_VARARGS, "Fills an array with normal numbers."},
-    {"permutation", permutation, METH_VARARGS, "The order of samples of an epoch."},
-    {"default_lanes", default_lanes, METH_O, "Lanes for a batch."},
-    {"cpu_count", cpu_count, METH_NOARGS, "Processors this process may use."},
-    {"alloc_count", alloc_count, METH_NOARGS, "Allocations made by the core."},
-    {"alloc_fail_after", alloc_fail_after, METH_O, "Makes the n-th allocation from now fail (0: never)."},
-    {"mpi_abort", mpi_abort, METH_O, "Ends all ranks."},
-    {"mpi_initialized", mpi_initialized, METH_NOARGS, "Whether MPI runs."},
-    {"mpi_finalize", mpi_finalize, METH_NOARGS, "Ends MPI in good order, if this library started it."},
+    {"build_info", build_info, METH_NOARGS, "build_info($module, /)\n--\n\nVersions, CPU, kernels."},
+    {"operators", operators, METH_NOARGS, "operators($module, /)\n--\n\nOne dict an operator."},
+    {"optimizers", optimizers, METH_NOARGS, "optimizers($module, /)\n--\n\nOne dict an optimizer."},
+    {"fill_uniform", fill_uniform, METH_VARARGS,
+     "fill_uniform($module, out, seed, stream, low, high, /)\n--\n\nFills an array with numbers uniform in [low, high)."},
+    {"fill_normal", fill_normal, METH_VARARGS,
+     "fill_normal($module, out, seed, stream, mean, std, /)\n--\n\nFills an array with normal numbers."},
+    {"permutation", permutation, METH_VARARGS,
+     "permutation($module, count, seed, epoch, /)\n--\n\nThe order of samples of an epoch."},
+    {"default_lanes", default_lanes, METH_O, "default_lanes($module, batch, /)\n--\n\nLanes for a batch."},
+    {"cpu_count", cpu_count, METH_NOARGS, "cpu_count($module, /)\n--\n\nProcessors this process may use."},
+    {"alloc_count", alloc_count, METH_NOARGS, "alloc_count($module, /)\n--\n\nAllocations made by the core."},
+    {"alloc_fail_after", alloc_fail_after, METH_O,
+     "alloc_fail_after($module, n, /)\n--\n\nMakes the n-th allocation from now fail (0: never)."},
+    {"mpi_abort", mpi_abort, METH_O, "mpi_abort($module, code, /)\n--\n\nEnds all ranks."},
+    {"mpi_initialized", mpi_initialized, METH_NOARGS, "mpi_initialized($module, /)\n--\n\nWhether MPI runs."},
+    {"mpi_finalize", mpi_finalize, METH_NOARGS,
+     "mpi_finalize($module, /)\n--\n\nEnds MPI in good order, if this library started it."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -192,20 +197,23 @@ static int add_type(PyObject *self, PyType_Spec *spec, PyTypeObject **type) {
     return *type && !PyModule_AddType(self, *type) ? 0 : -1;
 }
 
-static int add_exception(PyObject *self, const char *name, PyObject *base, PyObject **exception) {
+static int add_exception(PyObject *self, const char *name, const char *doc, PyObject *base, PyObject **exception) {
     char full[64];
     snprintf(full, sizeof full, "samestep.%s", name);
-    *exception = PyErr_NewException(full, base, NULL);
+    *exception = PyErr_NewExceptionWithDoc(full, doc, base, NULL);
     return *exception && !PyModule_AddObjectRef(self, name, *exception) ? 0 : -1;
 }
 
 static int execute(PyObject *self) {
     binding_state *state = PyModule_GetState(self);
     import_array1(-1);
-    if (add_exception(self, "CommError", PyExc_RuntimeError, &state->comm_error) ||
-        add_exception(self, "RankFailed", state->comm_error, &state->rank_failed) ||
-        add_exception(self, "CheckpointError", PyExc_RuntimeError, &state->checkpoint_error) ||
-        add_exception(self, "NumericError", PyExc_ArithmeticError, &state->numeric_error))
+    if (add_exception(self, "CommError", "Ranks cannot work together: one has failed, or the transport has.", PyExc_RuntimeError,
+                      &state->comm_error) ||
+        add_exception(self, "RankFailed", "A rank did not answer within SAMESTEP_TIMEOUT seconds.", state->comm_error,
+                      &state->rank_failed) ||
+        add_exception(self, "CheckpointError", "A file of parameters or of a training run is damaged or does not fit.",
+                      PyExc_RuntimeError, &state->checkpoint_error) ||
+        add_exception(self, "NumericError", "The loss is no longer finite.", PyExc_ArithmeticError, &state->numeric_error))
         return -1;
     if (add_type(self, &comm_spec, &state->comm) || add_type(self, &graph_spec, &state->graph) || add_type(self, &model_spec, &state->model) ||
         add_type(self, &plan_spec, &state->plan))

@@ -206,14 +206,16 @@ static PyGetSetDef getset[] = {
 };
 
 static PyMethodDef methods[] = {
-    {"barrier", comm_barrier, METH_NOARGS, "Returns when all ranks have called it."},
-    {"broadcast", (PyCFunction)(void (*)(void))comm_broadcast, METH_VARARGS | METH_KEYWORDS, "The root's bytes, on every rank."},
-    {"allgather", comm_allgather, METH_O, "The bytes of all ranks, in their order."},
+    {"barrier", comm_barrier, METH_NOARGS, "barrier($self, /)\n--\n\nReturns when all ranks have called it."},
+    {"broadcast", (PyCFunction)(void (*)(void))comm_broadcast, METH_VARARGS | METH_KEYWORDS,
+     "broadcast($self, /, data, root=0)\n--\n\nThe root's bytes, on every rank."},
+    {"allgather", comm_allgather, METH_O, "allgather($self, data, /)\n--\n\nThe bytes of all ranks, in their order."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, "A set of ranks: the world, an MPI communicator given by its address, or (single=True) this rank alone."},
+    {Py_tp_doc, "Comm(handle=None, *, single=False)\n--\n\n"
+                "A set of ranks: the world, an MPI communicator given by its address, or (single=True) this rank alone."},
     {Py_tp_new, comm_new},
     {Py_tp_dealloc, comm_dealloc},
     {Py_tp_methods, methods},

@@ -182,16 +182,21 @@ static PyObject *graph_nodes(PyObject *self, PyObject *unused) {
 }
 
 static PyMethodDef methods[] = {
-    {"input", (PyCFunction)(void (*)(void))graph_input, METH_VARARGS | METH_KEYWORDS, "A batched value that the caller feeds."},
-    {"parameter", (PyCFunction)(void (*)(void))graph_parameter, METH_VARARGS | METH_KEYWORDS, "A parameter."},
-    {"buffer", (PyCFunction)(void (*)(void))graph_buffer, METH_VARARGS | METH_KEYWORDS, "State that an operator updates."},
-    {"node", (PyCFunction)(void (*)(void))graph_node, METH_VARARGS | METH_KEYWORDS, "Adds a node; returns its output value."},
-    {"shape", graph_shape, METH_O, "Shape of a value, without the batch axis."},
-    {"batched", graph_batched, METH_O, "Whether a value has a batch axis."},
-    {"dtype", graph_dtype, METH_O, "'float32' or 'int32'."},
-    {"output", graph_output, METH_O, "Marks a value that a forward pass returns."},
-    {"result", (PyCFunction)(void (*)(void))graph_result, METH_VARARGS | METH_KEYWORDS, "Marks a loss or a metric as a result of a step."},
-    {"nodes", graph_nodes, METH_NOARGS, "The nodes as dicts."},
+    {"input", (PyCFunction)(void (*)(void))graph_input, METH_VARARGS | METH_KEYWORDS,
+     "input($self, /, name, shape, dtype='float32')\n--\n\nA batched value that the caller feeds."},
+    {"parameter", (PyCFunction)(void (*)(void))graph_parameter, METH_VARARGS | METH_KEYWORDS,
+     "parameter($self, /, name, shape, trainable=True)\n--\n\nA parameter."},
+    {"buffer", (PyCFunction)(void (*)(void))graph_buffer, METH_VARARGS | METH_KEYWORDS,
+     "buffer($self, /, name, shape)\n--\n\nState that an operator updates."},
+    {"node", (PyCFunction)(void (*)(void))graph_node, METH_VARARGS | METH_KEYWORDS,
+     "node($self, /, op, inputs, attrs=None, layer='')\n--\n\nAdds a node; returns its output value."},
+    {"shape", graph_shape, METH_O, "shape($self, value, /)\n--\n\nShape of a value, without the batch axis."},
+    {"batched", graph_batched, METH_O, "batched($self, value, /)\n--\n\nWhether a value has a batch axis."},
+    {"dtype", graph_dtype, METH_O, "dtype($self, value, /)\n--\n\n'float32' or 'int32'."},
+    {"output", graph_output, METH_O, "output($self, value, /)\n--\n\nMarks a value that a forward pass returns."},
+    {"result", (PyCFunction)(void (*)(void))graph_result, METH_VARARGS | METH_KEYWORDS,
+     "result($self, /, value, name, weight=1.0)\n--\n\nMarks a loss or a metric as a result of a step."},
+    {"nodes", graph_nodes, METH_NOARGS, "nodes($self, /)\n--\n\nThe nodes as dicts."},
     {NULL, NULL, 0, NULL},
 };
 

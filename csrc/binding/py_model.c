@@ -307,22 +307,28 @@ static PyGetSetDef getset[] = {
 };
 
 static PyMethodDef methods[] = {
-    {"names", model_names, METH_NOARGS, "Names of parameters and buffers."},
-    {"get", model_get, METH_O, "A read-only view of a parameter or buffer."},
-    {"set", model_set, METH_VARARGS, "Copies values into a parameter or buffer."},
-    {"broadcast", model_broadcast, METH_NOARGS, "Rank 0's state reaches every rank (collective)."},
-    {"fingerprint", model_fingerprint, METH_NOARGS, "SHA-256 over names, shapes, bits and the version of the order of sums."},
-    {"hyper", model_hyper, METH_O, "An argument of the optimizer."},
-    {"set_hyper", model_set_hyper, METH_VARARGS, "Changes an argument of the optimizer from the next step on."},
-    {"slots", model_slots, METH_NOARGS, "Names of the optimizer's state."},
-    {"get_slot", model_get_slot, METH_VARARGS, "A copy of the optimizer's state of a parameter."},
-    {"set_slot", model_set_slot, METH_VARARGS, "Replaces the optimizer's state of a parameter."},
-    {"bytes", model_bytes, METH_NOARGS, "Memory by use."},
+    {"names", model_names, METH_NOARGS, "names($self, /)\n--\n\nNames of parameters and buffers."},
+    {"get", model_get, METH_O, "get($self, name, /)\n--\n\nA read-only view of a parameter or buffer."},
+    {"set", model_set, METH_VARARGS, "set($self, name, value, /)\n--\n\nCopies values into a parameter or buffer."},
+    {"broadcast", model_broadcast, METH_NOARGS,
+     "broadcast($self, /)\n--\n\nRank 0's state reaches every rank (collective)."},
+    {"fingerprint", model_fingerprint, METH_NOARGS,
+     "fingerprint($self, /)\n--\n\nSHA-256 over names, shapes, bits and the version of the order of sums."},
+    {"hyper", model_hyper, METH_O, "hyper($self, name, /)\n--\n\nAn argument of the optimizer."},
+    {"set_hyper", model_set_hyper, METH_VARARGS,
+     "set_hyper($self, name, value, /)\n--\n\nChanges an argument of the optimizer from the next step on."},
+    {"slots", model_slots, METH_NOARGS, "slots($self, /)\n--\n\nNames of the optimizer's state."},
+    {"get_slot", model_get_slot, METH_VARARGS,
+     "get_slot($self, slot, name, /)\n--\n\nA copy of the optimizer's state of a parameter."},
+    {"set_slot", model_set_slot, METH_VARARGS,
+     "set_slot($self, slot, name, value, /)\n--\n\nReplaces the optimizer's state of a parameter."},
+    {"bytes", model_bytes, METH_NOARGS, "bytes($self, /)\n--\n\nMemory by use."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, "The arena of parameters, buffers and optimizer state of a network."},
+    {Py_tp_doc, "Model(graph, comm, *, optimizer=None, hypers=None, threads=1, pin=False, backend='native', isa=None, seed=0)\n--\n\n"
+                "The arena of parameters, buffers and optimizer state of a network."},
     {Py_tp_new, model_new},
     {Py_tp_dealloc, model_dealloc},
     {Py_tp_methods, methods},

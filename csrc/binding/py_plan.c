@@ -503,20 +503,25 @@ static PyGetSetDef getset[] = {
 };
 
 static PyMethodDef methods[] = {
-    {"rows", plan_rows, METH_O, "The rows of a global batch that this rank works on."},
-    {"step", (PyCFunction)(void (*)(void))plan_step, METH_VARARGS | METH_KEYWORDS, "One batch; sums and denominators of the results."},
-    {"run", (PyCFunction)(void (*)(void))plan_run, METH_VARARGS | METH_KEYWORDS, "Many steps over arrays in memory."},
-    {"forward", (PyCFunction)(void (*)(void))plan_forward, METH_VARARGS | METH_KEYWORDS, "The outputs of this rank's rows of a batch."},
-    {"gradient", plan_gradient, METH_O, "A read-only view of a gradient of the last step."},
-    {"gather_slots", plan_gather_slots, METH_NOARGS, "Completes the optimizer's state on every rank (collective)."},
-    {"explain", plan_explain, METH_NOARGS, "The plan as a dict."},
-    {"profile", plan_profile, METH_O, "Measures instructions from now on."},
-    {"bytes", plan_bytes, METH_NOARGS, "Memory by use."},
+    {"rows", plan_rows, METH_O, "rows($self, batch, /)\n--\n\nThe rows of a global batch that this rank works on."},
+    {"step", (PyCFunction)(void (*)(void))plan_step, METH_VARARGS | METH_KEYWORDS,
+     "step($self, /, arrays, *, local=False, batch=None, update=True)\n--\n\nOne batch; sums and denominators of the results."},
+    {"run", (PyCFunction)(void (*)(void))plan_run, METH_VARARGS | METH_KEYWORDS,
+     "run($self, /, arrays, order, *, batch, first=0, steps)\n--\n\nMany steps over arrays in memory."},
+    {"forward", (PyCFunction)(void (*)(void))plan_forward, METH_VARARGS | METH_KEYWORDS,
+     "forward($self, /, arrays, *, local=False, batch=None)\n--\n\nThe outputs of this rank's rows of a batch."},
+    {"gradient", plan_gradient, METH_O, "gradient($self, name, /)\n--\n\nA read-only view of a gradient of the last step."},
+    {"gather_slots", plan_gather_slots, METH_NOARGS,
+     "gather_slots($self, /)\n--\n\nCompletes the optimizer's state on every rank (collective)."},
+    {"explain", plan_explain, METH_NOARGS, "explain($self, /)\n--\n\nThe plan as a dict."},
+    {"profile", plan_profile, METH_O, "profile($self, on, /)\n--\n\nMeasures instructions from now on."},
+    {"bytes", plan_bytes, METH_NOARGS, "bytes($self, /)\n--\n\nMemory by use."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, "Memory, lanes and the order of work for one graph and a largest batch."},
+    {Py_tp_doc, "Plan(model, graph, *, batch, training, lanes=None, lanes_at_once=None, gradients=False, results=True)\n--\n\n"
+                "Memory, lanes and the order of work for one graph and a largest batch."},
     {Py_tp_new, plan_new},
     {Py_tp_dealloc, plan_dealloc},
     {Py_tp_methods, methods},

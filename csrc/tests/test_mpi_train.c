@@ -96,6 +96,7 @@ static void compare(net_kind kind, const char *optimizer) {
         o.threads = settings[k][0];
         o.at_once = settings[k][1];
         o.gradients = k % 2;
+        o.sharing = k == 3 ? SHARE_EVERY_OTHER : SHARE_ALL;
         o.isa = ss_kernels_for(SS_ISA_AVX2) && k > 1 ? SS_ISA_AVX2 : SS_ISA_SCALAR;
         if (!train(o, world, k < 2, &together)) return;
         if (!o.gradients) together.gradient = alone.gradient;

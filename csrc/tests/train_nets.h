@@ -184,7 +184,17 @@ typedef struct net_setting {
     int64_t batch;
     const char *optimizer;
     bool gradients;
+    int sharing; /* how threads share work, below */
 } net_setting;
+
+/* These networks are so small that a session would leave them to one thread: the tests want the threads to work. */
+enum { SHARE_ALL, SHARE_EVERY_OTHER, SHARE_ODD, SHARE_AS_PLANNED, SHARE_KINDS };
+
+static inline void net_share(ss_session *s, int sharing) {
+    if (sharing == SHARE_AS_PLANNED) return;
+    s->single = false;
+    for (int k = 0; k < s->program->instructions; k++) s->program->instruction[k].solo = sharing != SHARE_ALL && (k + sharing) % 2;
+}
 
 static inline void net_close(net_run *r) {
     ss_session_free(r->session);
@@ -206,6 +216,7 @@ static inline ss_status net_open(const net_setting *o, ss_transport *world, net_
     SS_TRY(ss_model_create(r->graph, r->world, &model, &r->model, err));
     net_fill(r->model);
     SS_TRY(ss_session_create(r->model, r->graph, &session, &r->session, err));
+    net_share(r->session, o->sharing);
 done:
     if (status != SS_OK) net_close(r);
     return status;

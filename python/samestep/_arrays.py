@@ -18,6 +18,8 @@ _READ_BY_CORE = {np.dtype(code) for code in ("?", "i1", "u1", "i2", "u2", "i4", 
 
 def as_array(value: Any, argument: str) -> Array:
     """Any array-like of numbers as an array. Raises TypeError that names the argument."""
+    if value is None:
+        raise TypeError(f"{argument} must be an array of numbers, not None")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:

@@ -117,7 +117,19 @@ def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
         numbers = {name: int(state[name]) for name in ("step", "epoch", "epoch_step")}
         sums = [[float(value) for value in row] for row in state["epoch_sums"]]
         columns = {str(name): [float(value) for value in values] for name, values in state["history"].items()}
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        # Whatever does not fit is refused here, before anything is put in place.
+        if not all(0 <= number < 2**63 for number in numbers.values()):
+            raise ValueError(f"step, epoch and epoch_step are {list(numbers.values())}")
+        if len(sums) != numbers["epoch_step"] or any(len(row) != 2 * len(plan.result_names) for row in sums):
+            raise ValueError(
+                f"it holds sums of {len(sums)} steps of an epoch, of which {numbers['epoch_step']} were made, "
+                f"and this run measures {', '.join(plan.result_names)}"
+            )
+        if numbers["epoch_step"] > -(-int(order[0]) // int(order[1])):
+            raise ValueError(f"epoch_step is {numbers['epoch_step']}, more than an epoch has")
+        if len({len(column) for column in columns.values()}) > 1:
+            raise ValueError("the columns of its history differ in length")
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of samestep: {error!r}") from None
     slots = {name.removeprefix("optimizer."): value for name, value in tensors.items() if name.startswith("optimizer.")}
     for slot in plan.model.slots():
@@ -125,9 +137,12 @@ def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
             value = slots.get(f"{slot}.{name}")
             if value is None or value.shape != plan._stored[name].shape:
                 raise CheckpointError(f"{path} has no '{slot}' of the optimizer for '{name}' that fits")
-    trainer.net.load_state_dict(
-        {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    )
+    try:
+        trainer.net.load_state_dict(
+            {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     put_slots(plan, slots, numbers["step"])
     counters = {name: value for name, value in tensors.items() if name.endswith("num_batches_tracked")}
     trainer.net.load_state_dict({name.removeprefix("model."): value for name, value in counters.items()}, strict=False)

@@ -23,6 +23,8 @@ from .nn.module import Module
 
 Array = npt.NDArray[Any]
 METRICS = ("accuracy",)
+MOST_THREADS = 1024  # the core's limit
+LARGEST = 2**31 - 1  # whole numbers travel to the core as C ints
 T = TypeVar("T")
 
 
@@ -34,7 +36,7 @@ def compile(
     *,
     input_shape: Sequence[int] | None = None,
     example: Any = None,
-    metrics: Sequence[str] | str = (),
+    metrics: Sequence[str] | str | None = (),
     seed: int = 0,
     lanes: int | None = None,
     lanes_at_once: int | None = None,
@@ -80,8 +82,8 @@ def default_threads() -> int:
     """SAMESTEP_THREADS; else under a launcher this rank's share of its host's processors; else all processors."""
     given = os.environ.get("SAMESTEP_THREADS", "")
     if given:
-        if not given.isdecimal() or int(given) < 1:
-            raise ValueError(f"SAMESTEP_THREADS must be a whole number of at least 1, but is '{given}'")
+        if not given.isdecimal() or not 1 <= int(given) <= MOST_THREADS:
+            raise ValueError(f"SAMESTEP_THREADS must be a whole number from 1 to {MOST_THREADS}, but is '{given}'")
         return int(given)
     local = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")
     if not _libraries.under_launcher() or not local.isdecimal():
@@ -91,11 +93,13 @@ def default_threads() -> int:
 
 
 def whole(value: Any, argument: str, least: int = 1) -> int:
-    """A whole number of at least `least`. Raises TypeError, ValueError."""
+    """A whole number of at least `least` that fits into 32 bits. Raises TypeError, ValueError."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{argument} must be a whole number, not {value!r}")
     if value < least:
         raise ValueError(f"{argument} must be at least {least}, but is {value}")
+    if value > LARGEST:
+        raise ValueError(f"{argument} must be at most {LARGEST}, but is {value}")
     return int(value)
 
 
@@ -128,7 +132,7 @@ class Plan:
         *,
         input_shape: Sequence[int] | None,
         example: Any,
-        metrics: Sequence[str] | str,
+        metrics: Sequence[str] | str | None,
         seed: int,
         lanes: int | None,
         lanes_at_once: int | None,
@@ -142,7 +146,7 @@ class Plan:
         self.net = net
         self.loss = losses.resolve(loss)
         self.optimizer = optimizers.resolve(optimizer)
-        self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+        self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics or ())
         for metric in self.metrics:
             if metric not in METRICS:
                 raise ValueError(f"metric {metric!r} is not known; there is {', '.join(METRICS)}")

@@ -1,15 +1,19 @@
 """The C core. Everything numeric happens here; the Python around it gives names, defaults, docs and iteration."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 
-class CommError(RuntimeError): ...
-class RankFailed(CommError): ...
-class CheckpointError(RuntimeError): ...
-class NumericError(ArithmeticError): ...
+class CommError(RuntimeError):
+    """Ranks cannot work together: one has failed, or the transport has."""
+class RankFailed(CommError):
+    """A rank did not answer within SAMESTEP_TIMEOUT seconds."""
+class CheckpointError(RuntimeError):
+    """A file of parameters or of a training run is damaged or does not fit."""
+class NumericError(ArithmeticError):
+    """The loss is no longer finite."""
 
 ORDER_VERSION: int
 
@@ -22,19 +26,20 @@ def operators() -> list[dict[str, Any]]:
 def optimizers() -> list[dict[str, Any]]:
     """One dict an optimizer: name, doc, hypers = [(name, default, least, most, doc)]."""
 
-def fill_uniform(out: npt.NDArray[np.float32], seed: int, stream: int, low: float, high: float) -> None: ...
-def fill_normal(out: npt.NDArray[np.float32], seed: int, stream: int, mean: float, std: float) -> None: ...
-def permutation(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+def fill_uniform(out: npt.NDArray[np.float32], seed: int, stream: int, low: float, high: float, /) -> None: ...
+def fill_normal(out: npt.NDArray[np.float32], seed: int, stream: int, mean: float, std: float, /) -> None: ...
+def permutation(count: int, seed: int, epoch: int, /) -> npt.NDArray[np.int64]:
     """The order of samples of an epoch: a function of (seed, epoch, count) alone."""
 
-def default_lanes(batch: int) -> int: ...
+def default_lanes(batch: int, /) -> int: ...
 def cpu_count() -> int: ...
 def alloc_count() -> int:
     """Allocations the core has made so far (for tests)."""
 
-def alloc_fail_after(n: int) -> None:
+def alloc_fail_after(n: int, /) -> None:
     """The n-th allocation from now and all after it fail; 0 switches this off (for tests)."""
 
+@final
 class Comm:
     """A set of ranks. `Comm()` is the world: MPI under a launcher, else one rank. Refuses a launcher of another MPI (ValueError).
     `Comm(handle)` takes the address of an MPI_Comm (mpi4py's `MPI._addressof(comm)`); `Comm(single=True)` is this rank alone."""
@@ -43,18 +48,19 @@ class Comm:
     size: int
     name: str
     timeout: float
-    def __init__(self, handle: int | None = None, *, single: bool = False) -> None: ...
+    def __new__(cls, handle: int | None = None, *, single: bool = False) -> Comm: ...
     def barrier(self) -> None: ...
     def broadcast(self, data: bytes | None, root: int = 0) -> bytes: ...
-    def allgather(self, data: bytes) -> list[bytes]: ...
+    def allgather(self, data: bytes, /) -> list[bytes]: ...
 
-def mpi_abort(code: int) -> None:
+def mpi_abort(code: int, /) -> None:
     """Ends all ranks of the job when MPI runs; returns otherwise."""
 
 def mpi_initialized() -> bool: ...
 def mpi_finalize() -> None:
     """Ends MPI in good order, if this library started it."""
 
+@final
 class Graph:
     """A traced network: values and the nodes that make them. The batch axis is never part of a shape."""
 
@@ -66,10 +72,10 @@ class Graph:
         self, op: str, inputs: Sequence[int | None], attrs: Mapping[str, float] | None = None, layer: str = ""
     ) -> int:
         """Adds a node and returns its output value. Shape errors raise ValueError and name the layer."""
-    def shape(self, value: int) -> tuple[int, ...]: ...
-    def batched(self, value: int) -> bool: ...
-    def dtype(self, value: int) -> str: ...
-    def output(self, value: int) -> None:
+    def shape(self, value: int, /) -> tuple[int, ...]: ...
+    def batched(self, value: int, /) -> bool: ...
+    def dtype(self, value: int, /) -> str: ...
+    def output(self, value: int, /) -> None:
         """Marks a value that Plan.forward returns."""
     def result(self, value: int, name: str, weight: float = 1.0) -> None:
         """Marks a loss or metric node's value as a result of a step, in order; the first loss is differentiated,
@@ -77,14 +83,15 @@ class Graph:
     def nodes(self) -> list[dict[str, Any]]:
         """number, op, layer, inputs, output, attrs."""
 
+@final
 class Model:
     """The arena of parameters, buffers, gradients and optimizer state of a network."""
 
     step: int
     """Updates made so far."""
     seed: int
-    def __init__(
-        self,
+    def __new__(
+        cls,
         graph: Graph,
         comm: Comm,
         *,
@@ -95,29 +102,30 @@ class Model:
         backend: str = "native",
         isa: str | None = None,
         seed: int = 0,
-    ) -> None: ...
+    ) -> Model: ...
     threads: int
     backend: str
     isa: str
     comm: Comm
     def names(self) -> list[str]:
         """Parameters and buffers, in order of creation."""
-    def get(self, name: str) -> npt.NDArray[np.float32]:
+    def get(self, name: str, /) -> npt.NDArray[np.float32]:
         """A read-only view of the arena."""
-    def set(self, name: str, value: npt.ArrayLike) -> None: ...
+    def set(self, name: str, value: npt.ArrayLike, /) -> None: ...
     def broadcast(self) -> None:
         """Rank 0's parameters, buffers, state and step reach every rank (collective)."""
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes, bits of parameters and buffers, and the order's version."""
-    def hyper(self, name: str) -> float: ...
-    def set_hyper(self, name: str, value: float) -> None:
+    def hyper(self, name: str, /) -> float: ...
+    def set_hyper(self, name: str, value: float, /) -> None:
         """Takes effect at the next step; rank 0's values count."""
     def slots(self) -> list[str]: ...
-    def get_slot(self, slot: str, name: str) -> npt.NDArray[np.float32]:
+    def get_slot(self, slot: str, name: str, /) -> npt.NDArray[np.float32]:
         """A copy of an optimizer state of one parameter. Call the plan's gather_slots() first under MPI."""
-    def set_slot(self, slot: str, name: str, value: npt.ArrayLike) -> None: ...
+    def set_slot(self, slot: str, name: str, value: npt.ArrayLike, /) -> None: ...
     def bytes(self) -> dict[str, int]: ...
 
+@final
 class Plan:
     """Memory, lanes and the order of work for one graph and a largest batch."""
 
@@ -127,8 +135,8 @@ class Plan:
     training: bool
     model: Model
     results: list[str]
-    def __init__(
-        self,
+    def __new__(
+        cls,
         model: Model,
         graph: Graph,
         *,
@@ -138,11 +146,11 @@ class Plan:
         lanes_at_once: int | None = None,
         gradients: bool = False,
         results: bool = True,
-    ) -> None:
+    ) -> Plan:
         """training: forward, backward and update; otherwise forward alone, in inference mode. results=False leaves
         losses and metrics out. gradients: every rank keeps the whole gradient for `gradient()` (one more all-gather a
         step under several ranks)."""
-    def rows(self, batch: int) -> tuple[int, int]:
+    def rows(self, batch: int, /) -> tuple[int, int]:
         """The rows of a global batch that this rank works on: [begin, end)."""
     def step(
         self, arrays: Sequence[Any], *, local: bool = False, batch: int | None = None, update: bool = True
@@ -159,14 +167,15 @@ class Plan:
         self, arrays: Sequence[Any], *, local: bool = False, batch: int | None = None
     ) -> list[npt.NDArray[np.float32]]:
         """The outputs of this rank's rows of the batch, one array an output."""
-    def gradient(self, name: str) -> npt.NDArray[np.float32]:
+    def gradient(self, name: str, /) -> npt.NDArray[np.float32]:
         """A read-only view of the last step's gradient. Needs gradients=True, or a single rank."""
     def gather_slots(self) -> None:
         """Each rank updates its share of the parameters and holds that share of the optimizer's state; this completes
         it everywhere (collective)."""
     def explain(self) -> dict[str, Any]:
         """Keys: instructions (list of dicts: index, pass, op, stage, layer, shape, kernel, threads, flops and bytes of a
-        sweep, offset, bucket, segment, seconds, calls), memory (dict of bytes), buckets (list), lanes, ranks, threads, lanes_at_once, sweeps, segments."""
-    def profile(self, on: bool) -> None:
+        sweep, offset, bucket, segment, seconds, calls), memory (dict of bytes), buckets (list), lanes, ranks, threads,
+        lanes_at_once, sweeps, segments."""
+    def profile(self, on: bool, /) -> None:
         """Measures each instruction from now on; explain() then carries seconds and calls."""
     def bytes(self) -> dict[str, int]: ...

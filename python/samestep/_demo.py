@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH, SEED, RATE, TARGET = 64, 0, 8e-3, 0.98
+STARTED = ".started"  # a file that shows that the launcher did start ranks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,8 +95,10 @@ def _title(text: str) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """0: as promised; 1: the fingerprints differ or the accuracy was missed; 2: wrong arguments."""
+    """0: as promised; 1: the ranks failed, the fingerprints differ, the accuracy was missed or there are no curves; 2:
+    wrong arguments."""
     if args.worker:
+        Path(args.worker + STARTED).touch()
         result = train(args.epochs)
         import samestep as ss
 
@@ -111,6 +114,9 @@ def main(args: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="samestep-demo-") as folder:
             file = os.path.join(folder, "result.json")
             problem = _on_ranks(args.ranks, args.epochs, file)
+            if problem and os.path.exists(file + STARTED):
+                print(f"  The ranks started, but did not finish: {problem}", file=sys.stderr)
+                return 1
             if problem:
                 print(f"  could not start {args.ranks} ranks, so one process does all: {problem}")
             else:
@@ -123,6 +129,7 @@ def main(args: argparse.Namespace) -> int:
             f"  {run['ranks']} rank{'s' if run['ranks'] > 1 else ' '}  accuracy {run['accuracy']:.4f}  "
             f"{run['seconds']:5.1f} s  {run['fingerprint']}"
         )
+    good = True
     if args.plot:
         from .history import History
 
@@ -131,12 +138,13 @@ def main(args: argparse.Namespace) -> int:
             print(f"  curves in {args.plot}")
         except (ImportError, OSError, ValueError) as error:
             print(f"  no curves: {error}", file=sys.stderr)
-    good = True
+            good = False
     if len(runs) > 1:
-        good = runs[0]["fingerprint"] == runs[1]["fingerprint"]
+        equal = runs[0]["fingerprint"] == runs[1]["fingerprint"]
+        good = good and equal
         print(
             "  Every bit of every parameter is equal."
-            if good
+            if equal
             else "  The parameters differ: please report this, with the output of `samestep doctor`."
         )
     if args.epochs >= 16 and runs[-1]["accuracy"] < TARGET:

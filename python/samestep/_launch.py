@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import difflib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,22 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def _end_with_me() -> Callable[[], None] | None:
+    """What lets mpiexec, and with it the ranks, end when this process is killed and can pass on no signal."""
+    try:
+        control = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    me = os.getpid()
+
+    def ask() -> None:
+        control(1, int(signal.SIGTERM))  # 1: PR_SET_PDEATHSIG; it survives exec
+        if os.getppid() != me:
+            os._exit(1)  # killed meanwhile
+
+    return ask
+
+
 def kill_job(child: subprocess.Popen[Any]) -> None:
     """Kills mpiexec and every process below it, and waits for mpiexec."""
     if child.poll() is None:
@@ -194,7 +211,7 @@ def run(
     before = {number: signal.signal(number, forward) for number in forwarded}
     try:
         # A session of its own: Ctrl-C then reaches mpiexec once, from here; twice would make it leave its ranks behind.
-        child = subprocess.Popen(line, env=env, start_new_session=True)
+        child = subprocess.Popen(line, env=env, start_new_session=True, preexec_fn=_end_with_me())  # noqa: PLW1509
         for number in early:
             child.send_signal(number)
         waited = 0.0

@@ -21,6 +21,7 @@ from ._arrays import as_rows
 from .history import History
 from .nn.module import Module
 
+VALIDATION = ("the X of validation", "the y of validation")  # their names in error messages
 CHUNK_SECONDS = 0.2  # work between two looks at the clock, the progress bar and the keyboard
 
 
@@ -65,13 +66,13 @@ class Trainer:
         loss: Any = "cross_entropy",
         optimizer: Any = "sgd",
         *,
-        metrics: Sequence[str] | str = (),
+        metrics: Sequence[str] | str | None = (),
         seed: int = 0,
         lanes: int | None = None,
         lanes_at_once: int | None = None,
         threads: int | None = None,
         backend: str = "native",
-        callbacks: Iterable[Any] = (),
+        callbacks: Any = (),
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.net = net
@@ -81,7 +82,7 @@ class Trainer:
         self._loss, self.optimizer = loss, _compile.optimizers.resolve(optimizer)
         self.plan = self._compile(None)  # checks every argument; memory is laid out by the first fit
         self.loss, self.seed = self.plan.loss, self.plan.seed
-        self.callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+        self.callbacks = _callbacks(callbacks)
         self.checkpoint = None if checkpoint is None else os.fspath(checkpoint)
         self.history = History()
         self.epoch = 0
@@ -89,6 +90,7 @@ class Trainer:
         self._epoch_step = 0  # steps made in the epoch that is under way
         self._epoch_sums: list[list[float]] = []
         self._order: tuple[Any, ...] | None = None  # what the epoch under way depends on
+        self._kept = False  # the checkpoint file holds a state of this run, not of an older one
 
     def _compile(self, batch_size: int | None) -> _compile.Plan:
         return _compile.compile(self.net, self._loss, self.optimizer, batch_size, **self._options)
@@ -120,14 +122,25 @@ class Trainer:
         network and `trainer.history` stay usable, and another fit with resume=True goes on. Raises ss.NumericError when
         the loss is no longer finite, ss.CheckpointError.
         """
-        epochs, batch_size = _compile.whole(epochs, "epochs", 0), _compile.whole(batch_size, "batch_size")
-        X, y = as_rows(X, "X"), as_rows(y, "y")
-        if not len(X):
-            raise ValueError("X has no samples")
-        if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3)):
-            raise TypeError("validation must be (X, y) or (X, y, sample_weight)")
-        self._prepare(X, y, batch_size)
         ranks = self.plan.comm
+
+        def arguments() -> tuple[int, int, Any, Any, Any]:
+            count, size = _compile.whole(epochs, "epochs", 0), _compile.whole(batch_size, "batch_size")
+            rows = as_rows(X, "X"), as_rows(y, "y")
+            if not len(rows[0]):
+                raise ValueError("X has no samples")
+            if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3)):
+                raise TypeError("validation must be (X, y) or (X, y, sample_weight)")
+            if resume and self.checkpoint is None:
+                raise ValueError("resume=True needs Trainer(..., checkpoint='file')")
+            measured = None
+            if validation is not None:
+                weight = validation[2] if len(validation) == 3 else None
+                measured = self.plan._arrays(validation[0], validation[1], weight, VALIDATION)
+            return count, size, *rows, measured
+
+        epochs, batch_size, X, y, measured = comm.together(ranks, arguments)
+        self._prepare(X, y, batch_size)
         agree: dict[str, Any] = {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -141,12 +154,17 @@ class Trainer:
             "sample_weight": sample_weight is not None,
         }
         agree |= {
-            "validation": validation and [list(np.shape(validation[0])), len(validation)],
+            "validation": validation and measured and [list(measured[0].shape), len(validation)],
             "checkpoint": self.checkpoint is not None,
         }
         _agree.agree(ranks, agree)
         # The layout of the memory needs one look at the data; nothing is trained by it.
         self.plan.run(X, y, batch_size=batch_size, first=0, steps=0, sample_weight=sample_weight)
+        if measured is not None:  # what does not fit is refused now, and not after the first epoch
+            target = self.plan._sessions[self.plan._main][1].target
+            comm.together(ranks, lambda: self.plan._fit_shapes(measured, target, VALIDATION))
+            if not len(measured[0]):
+                raise ValueError("the X of validation has no samples")
         self._order = (len(X), batch_size, bool(shuffle))
         last = epochs if resume else self.epoch + epochs
         if resume:
@@ -202,7 +220,7 @@ class Trainer:
                     X, y, order, batch_size=size, first=self._epoch_step, steps=count, sample_weight=weight
                 )
                 seconds = time.perf_counter() - start
-                self._check_finite(results)
+                self._check_finite(results, X, order)
                 self._epoch_step += count
                 self._epoch_sums += results.reshape(count, -1).tolist()
                 bar.set_postfix_str(f"loss {_compile.quotient(results[-1, 0]):.4f}", refresh=False)
@@ -232,14 +250,24 @@ class Trainer:
         self._save("")
         return go_on
 
-    def _check_finite(self, results: npt.NDArray[np.float64]) -> None:
+    def _check_finite(self, results: npt.NDArray[np.float64], X: Any, order: Any) -> None:
         bad = ~np.isfinite(results[:, 0, :]).all(axis=1)
         if not bad.any():
             return
         at = self._epoch_step + int(bad.argmax())
         value = _compile.quotient(results[int(bad.argmax()), 0])
-        text = f"the loss is {value} in epoch {self.epoch + 1}, step {at + 1}: a lower learning rate often helps"
-        if self.checkpoint is not None and os.path.exists(self.checkpoint):
+        size = self.plan.batch_size or 1
+        rows = np.arange(len(X))[at * size : (at + 1) * size] if order is None else order[at * size : (at + 1) * size]
+        with np.errstate(over="ignore"):
+            numbers = np.asarray(X[rows], dtype=np.float32).reshape(len(rows), -1)
+        wrong = ~np.isfinite(numbers).all(axis=1)
+        why = (
+            f"X holds a NaN or a number beyond float32 in row {int(rows[wrong].min())}"
+            if wrong.any()
+            else "a lower learning rate often helps"
+        )
+        text = f"the loss is {value} in epoch {self.epoch + 1}, step {at + 1}: {why}"
+        if self._kept:  # the same on all ranks, whose file systems may differ
             self._resume()
             text += f"; the network has its parameters of epoch {self.epoch} again, from {self.checkpoint}"
         raise _core.NumericError(text)
@@ -260,12 +288,11 @@ class Trainer:
         if self.checkpoint is not None:
             assert self._order is not None
             _checkpoint.save(self.checkpoint, self, self._order, note)
+            self._kept = True
 
     def _resume(self) -> None:
-        if self.checkpoint is None:
-            raise ValueError("resume=True needs Trainer(..., checkpoint='file')")
-        assert self._order is not None
-        _checkpoint.load(self.checkpoint, self, self._order)
+        assert self.checkpoint is not None and self._order is not None
+        self._kept = _checkpoint.load(self.checkpoint, self, self._order) or self._kept
 
     # --- display and callbacks
 
@@ -310,6 +337,24 @@ class Trainer:
 
     def __repr__(self) -> str:
         return f"Trainer({type(self.net).__name__}, {self.loss!r}, {self.optimizer!r}, epoch={self.epoch})"
+
+
+def _callbacks(given: Any) -> list[Any]:
+    """One callback, or several, as a list. Raises TypeError for what could never be called."""
+    events = ("on_fit_begin", "on_epoch_end", "on_fit_end")
+
+    def is_one(item: Any) -> bool:
+        return callable(item) or any(hasattr(item, event) for event in events)
+
+    callbacks = [] if given is None else [given] if is_one(given) else None
+    if callbacks is None:
+        if not isinstance(given, Iterable):
+            raise TypeError(f"callbacks must be functions or objects with {', '.join(events)}, not {given!r}")
+        callbacks = list(given)
+    for item in callbacks:
+        if not is_one(item):
+            raise TypeError(f"callbacks must be functions or objects with {', '.join(events)}, not {item!r}")
+    return callbacks
 
 
 class _NoBar:
