@@ -312,3 +312,17 @@ def test_threads_of_a_rank(mpi_run):
         env=env,
     )
     assert done.stdout.split() == ["3", "3"]
+
+
+@pytest.mark.mpi
+def test_a_program_that_a_rank_starts_is_no_rank(mpi_run):
+    """It inherits the launcher's variables, but the place they name is its parent's."""
+    done = mpi_run(
+        "import samestep as ss, subprocess, sys\n"
+        "ss.barrier()\n"
+        "code = 'import samestep as ss; ss.barrier(); print(ss.rank(), ss.size())'\n"
+        "out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, timeout=30).stdout\n"
+        "assert out == '0 1\\n', out\n"
+        "assert ss.allreduce(1) == 2\n"
+    )
+    assert done.returncode == 0

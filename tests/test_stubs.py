@@ -32,7 +32,7 @@ def test_signatures_are_those_that_are_parsed() -> None:
     for owner in (*objects, _core):
         for name in dir(owner):
             function = getattr(owner, name)
-            if name.startswith("_") or not callable(function) or isinstance(function, type) or name.startswith("mpi_"):
+            if name.startswith(("_", "mpi_")) or not callable(function) or isinstance(function, type):
                 continue
             named = [p.name for p in inspect.signature(function).parameters.values() if p.kind != p.POSITIONAL_ONLY]
             if named:

@@ -265,8 +265,11 @@ def test_not_finite_loss_is_an_error(tmp_path):
     with pytest.raises(ss.NumericError, match="parameters of epoch 2"):
         t.fit(bad, y, epochs=1, batch_size=16, verbose=False)
     assert ss.fingerprint(module) == good and t.epoch == 2
-    with pytest.raises(ss.NumericError, match="X holds a NaN .* row 70"):
+    with pytest.raises(ss.NumericError, match=r"X holds a NaN .* row 70"):
         ss.Trainer(nn.Linear(8, 3)).fit(bad, y, batch_size=16, verbose=False)
+    with pytest.raises(ss.NumericError, match=r"y holds a NaN .* row 3"):
+        target = np.where(np.arange(100) == 3, np.nan, 0)[:, None]
+        ss.Trainer(nn.Linear(8, 1), "mse").fit(x, target, batch_size=16, shuffle=False, verbose=False)
     with pytest.raises(ss.NumericError, match="learning rate"):
         ss.Trainer(net(), optimizer=optim.SGD(1e30)).fit(x, y, epochs=9, batch_size=16, verbose=False)
 

@@ -1,5 +1,6 @@
 #include "binding/binding.h"
 #include <string.h>
+#include <unistd.h>
 #include "base/alloc.h"
 #include "comm/collective.h"
 #include "comm/comm_mpi.h"
@@ -13,13 +14,15 @@ static long environment(const char *name) {
  * MPI_Init outside a launcher would leave a file in /dev/shm each time. */
 static ss_status world(ss_transport **out, ss_error *err) {
     long launched = environment("OMPI_COMM_WORLD_SIZE");
-    bool ours = launched > 0 || environment("PMIX_RANK") >= 0;
+    long owner = environment("SAMESTEP_MPI_PID");
+    bool child = owner > 0 && owner != (long)getpid(); /* started by a rank: its place in the job is taken by its parent */
+    bool ours = !child && (launched > 0 || environment("PMIX_RANK") >= 0);
     long foreign = environment("PMI_SIZE") > 1 ? environment("PMI_SIZE") : environment("MPI_LOCALNRANKS");
-    if (!ours && foreign > 1)
+    if (!ours && !child && foreign > 1)
         return SS_FAIL(err, SS_ERR_VALUE,
                        "this process was started by the launcher of another MPI (%ld ranks by PMI_SIZE or MPI_LOCALNRANKS), which samestep's Open MPI cannot join: "
                        "every process would believe to be rank 0 of 1. Start with 'samestep run -n %ld script.py'", foreign, foreign);
-    if (!ours && !ss_mpi_initialized()) return ss_transport_self(out, err);
+    if (child || (!ours && !ss_mpi_initialized())) return ss_transport_self(out, err);
     ss_status status = ss_mpi_init(err);
     if (status != SS_OK) return status;
     int rank, size;
@@ -28,7 +31,13 @@ static ss_status world(ss_transport **out, ss_error *err) {
         return SS_FAIL(err, SS_ERR_VALUE,
                        "the launcher says %ld ranks (OMPI_COMM_WORLD_SIZE), but MPI sees %d: mpiexec and the library belong to different MPI installations. "
                        "Start with 'samestep run -n %ld script.py', and see 'samestep doctor'", launched, size, launched);
-    return ss_transport_mpi(NULL, out, err);
+    status = ss_transport_mpi(NULL, out, err);
+    if (status == SS_OK) {
+        char pid[32];
+        snprintf(pid, sizeof pid, "%ld", (long)getpid());
+        setenv("SAMESTEP_MPI_PID", pid, 1);
+    }
+    return status;
 }
 
 static PyObject *comm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {

@@ -20,6 +20,7 @@ from . import _libraries, _processors
 
 # What a launcher hands to its ranks; a launcher below a rank must not believe it is part of that job.
 _INHERITED = (
+    "SAMESTEP_MPI_PID",
     "OMPI_COMM_WORLD_",
     "OMPI_UNIVERSE_",
     "OMPI_APP_",

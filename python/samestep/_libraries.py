@@ -54,6 +54,9 @@ def launcher() -> Launcher | None:
     A launcher of another MPI counts only when it started more than one process: a lone process is well served without
     MPI.
     """
+    owner = os.environ.get("SAMESTEP_MPI_PID")
+    if owner and owner != str(os.getpid()):
+        return None  # started by a rank, whose variables it has inherited
     for name, mark, count, open_mpi in _LAUNCHERS:
         if mark not in os.environ:
             continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,8 @@ def resolve(comm: Any = None) -> _core.Comm:
     if comm is None:
         if _world is None:
             _world = _core.Comm()
+            if _core.mpi_initialized():
+                os.environ["SAMESTEP_MPI_PID"] = str(os.getpid())  # what this rank starts is no rank
             if _world.size > 1:
                 from . import _faults
 

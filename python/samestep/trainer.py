@@ -220,7 +220,7 @@ class Trainer:
                     X, y, order, batch_size=size, first=self._epoch_step, steps=count, sample_weight=weight
                 )
                 seconds = time.perf_counter() - start
-                self._check_finite(results, X, order)
+                self._check_finite(results, {"X": X, "y": y}, order)
                 self._epoch_step += count
                 self._epoch_sums += results.reshape(count, -1).tolist()
                 bar.set_postfix_str(f"loss {_compile.quotient(results[-1, 0]):.4f}", refresh=False)
@@ -250,22 +250,22 @@ class Trainer:
         self._save("")
         return go_on
 
-    def _check_finite(self, results: npt.NDArray[np.float64], X: Any, order: Any) -> None:
+    def _check_finite(self, results: npt.NDArray[np.float64], data: dict[str, Any], order: Any) -> None:
         bad = ~np.isfinite(results[:, 0, :]).all(axis=1)
         if not bad.any():
             return
         at = self._epoch_step + int(bad.argmax())
         value = _compile.quotient(results[int(bad.argmax()), 0])
         size = self.plan.batch_size or 1
-        rows = np.arange(len(X))[at * size : (at + 1) * size] if order is None else order[at * size : (at + 1) * size]
-        with np.errstate(over="ignore"):
-            numbers = np.asarray(X[rows], dtype=np.float32).reshape(len(rows), -1)
-        wrong = ~np.isfinite(numbers).all(axis=1)
-        why = (
-            f"X holds a NaN or a number beyond float32 in row {int(rows[wrong].min())}"
-            if wrong.any()
-            else "a lower learning rate often helps"
-        )
+        batch = slice(at * size, (at + 1) * size)
+        rows = np.arange(len(data["X"]))[batch] if order is None else order[batch]
+        why = "a lower learning rate often helps"
+        for name, array in data.items():
+            with np.errstate(over="ignore"):
+                numbers = np.asarray(array[rows], dtype=np.float32).reshape(len(rows), -1)
+            wrong = ~np.isfinite(numbers).all(axis=1)
+            if wrong.any():
+                why = f"{name} holds a NaN or a number beyond float32 in row {int(rows[wrong].min())}"
         text = f"the loss is {value} in epoch {self.epoch + 1}, step {at + 1}: {why}"
         if self._kept:  # the same on all ranks, whose file systems may differ
             self._resume()
