@@ -30,7 +30,17 @@ sys.path.insert(0, str(ROOT / "tools"))
 import find_libraries  # noqa: E402
 import generate_tables  # noqa: E402
 
-FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-fPIC", "-Wall", "-Wextra", "-pthread"]
+FLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-pthread",
+]
 VARIANTS = {
     "scalar": [],
     "avx2": ["-mavx2", "-mfma"],

@@ -1,4 +1,5 @@
-"""What the tests against outside witnesses share: a probe that shows the gradients of inputs, networks that are written once for samestep and PyTorch,
+"""What the tests against outside witnesses share: a probe that shows the gradients of inputs, networks that are
+written once for samestep and PyTorch,
 and data that do not depend on the version of NumPy. PyTorch itself is imported nowhere here.
 """
 
@@ -31,7 +32,8 @@ def distance(ours: Any, theirs: Any) -> float:
 class Probe(nn.Module):
     """A network whose inputs are parameters, so that training yields the gradient of each input of each sample.
 
-    Sample b of the batch is the b-th unit vector; a linear layer without bias, whose weight holds the samples as columns, turns it into sample b: every
+    Sample b of the batch is the b-th unit vector; a linear layer without bias, whose weight holds the samples as
+    columns, turns it into sample b: every
     other product is 0, so neither the values nor their gradients are rounded on the way.
     """
 
@@ -43,12 +45,25 @@ class Probe(nn.Module):
             self.register_parameter(f"input{number}", nn.Parameter(array.reshape(len(array), -1).T))
 
     def forward(self, unit: Any) -> Any:
-        inputs = [F.linear(unit, getattr(self, f"input{n}")).reshape(unit.shape[0], *shape) for n, shape in enumerate(self.shapes)]
+        inputs = [
+            F.linear(unit, getattr(self, f"input{n}")).reshape(unit.shape[0], *shape)
+            for n, shape in enumerate(self.shapes)
+        ]
         return self.function(*inputs)
 
 
-def probe(function: Any, arrays: list[Array], loss: Any, target: Array, *, weights: Array | None = None, threads: int = 2, **options: Any) -> dict[str, Any]:
-    """loss(function(*arrays), target) in training mode: the loss, the gradients of inputs ("input0", ...) and of parameters (by their names in the module),
+def probe(
+    function: Any,
+    arrays: list[Array],
+    loss: Any,
+    target: Array,
+    *,
+    weights: Array | None = None,
+    threads: int = 2,
+    **options: Any,
+) -> dict[str, Any]:
+    """loss(function(*arrays), target) in training mode: the loss, the gradients of inputs ("input0", ...) and of
+    parameters (by their names in the module),
     the metrics, the buffers after the step, and the names of all operators that took part."""
     net = Probe(function, arrays)
     plan = ss.compile(net, loss, optim.SGD(0.0), len(arrays[0]), threads=threads, **options)
@@ -62,7 +77,9 @@ def probe(function: Any, arrays: list[Array], loss: Any, target: Array, *, weigh
         else:
             found["parameters"][name.removeprefix("function.")] = np.array(gradient)
     found["buffers"] = {name.removeprefix("function."): np.array(item.data) for name, item in net.named_buffers()}
-    found["operators"] = {str(item["op"]) for item in plan.explain().data["instructions"]} | {node["op"] for node in nodes(plan)}
+    found["operators"] = {str(item["op"]) for item in plan.explain().data["instructions"]} | {
+        node["op"] for node in nodes(plan)
+    }
     found["plan"] = plan
     return found
 
@@ -105,7 +122,8 @@ def mlp(nn: Any) -> Any:
 def cnn(nn: Any, p: float = 0.0) -> Any:
     """conv32-pool-conv64-pool-128-dropout-10 on 28x28."""
     return nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(),
         nn.Linear(3136, 128), nn.ReLU(), nn.Dropout(p), nn.Linear(128, 10),
     )  # fmt: skip
 

@@ -27,4 +27,6 @@ def test_documented() -> None:
     read = {name for path in SOURCES for name in READ.findall(path.read_text())}
     documented = set(re.findall(r"`(SAMESTEP_[A-Z_0-9]+)`", (ROOT / "docs" / "environment.md").read_text()))
     assert read, "the pattern finds nothing: it must be wrong"
-    assert read == documented, f"undocumented: {sorted(read - documented)}; documented but not read: {sorted(documented - read)}"
+    assert read == documented, (
+        f"undocumented: {sorted(read - documented)}; documented but not read: {sorted(documented - read)}"
+    )

@@ -1,14 +1,18 @@
-"""Golden fingerprints: the bits that training gives under version 1 of the order of sums, on every CPU, instruction set and number of threads.
+"""Golden fingerprints: the bits that training gives under version 1 of the order of sums, on every CPU, instruction
+set and number of threads.
 
-A failure here means that some order of sums, some elementary function, the random numbers, the initial values or an update rule has changed, or that this
+A failure here means that some order of sums, some elementary function, the random numbers, the initial values or an
+update rule has changed, or that this
 machine computes differently. The first calls for a new version: raise SS_ORDER_VERSION (csrc/base/lanes.h), run
 
     python tests/test_golden.py
 
-and put what it prints into GOLDEN below, with the new number in ORDER_VERSION. Never replace the constants without raising the version once a release has
+and put what it prints into GOLDEN below, with the new number in ORDER_VERSION. Never replace the constants without
+raising the version once a release has
 been made: files and machines with the old bits exist.
 
-Nothing here depends on NumPy's random numbers or sums: the data are whole numbers divided by a power of two, the initial values come from the core.
+Nothing here depends on NumPy's random numbers or sums: the data are whole numbers divided by a power of two, the
+initial values come from the core.
 """
 
 from __future__ import annotations
@@ -37,12 +41,15 @@ GOLDEN = {
 
 
 def mlp() -> Any:
-    return nn.Sequential(nn.Flatten(), nn.Linear(192, 61), nn.ReLU(), nn.Linear(61, 33), nn.ReLU(), nn.Linear(33, 10)), optim.SGD(0.05, momentum=0.9)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(192, 61), nn.ReLU(), nn.Linear(61, 33), nn.ReLU(), nn.Linear(33, 10)
+    ), optim.SGD(0.05, momentum=0.9)
 
 
 def cnn() -> Any:
     net = nn.Sequential(
-        nn.Conv2d(3, 11, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.2), nn.Conv2d(11, 17, 3, padding=1), nn.GELU(), nn.AvgPool2d(2), nn.Flatten(),
+        nn.Conv2d(3, 11, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.2), nn.Conv2d(11, 17, 3, padding=1),
+        nn.GELU(), nn.AvgPool2d(2), nn.Flatten(),
         nn.Linear(68, 29), nn.Tanh(), nn.Dropout(0.4), nn.Linear(29, 10),
     )  # fmt: skip
     return net, optim.Adam(2e-3)
@@ -107,8 +114,12 @@ def initial_print() -> str:
 
 
 def test_version() -> None:
-    assert _core.ORDER_VERSION == _core.build_info()["order_version"] == ORDER_VERSION, "the order of sums has a new version: see the top of this file"
-    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in GOLDEN.values()) and len(set(GOLDEN.values())) == len(GOLDEN)
+    assert _core.ORDER_VERSION == _core.build_info()["order_version"] == ORDER_VERSION, (
+        "the order of sums has a new version: see the top of this file"
+    )
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in GOLDEN.values()) and len(set(GOLDEN.values())) == len(
+        GOLDEN
+    )
 
 
 def test_data_and_initial_values() -> None:

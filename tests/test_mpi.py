@@ -67,7 +67,9 @@ def test_a_rank_that_vanishes(mpi_run, name, where, tmp_path):
         if where == "between epochs"
         else f"if ss.rank() == 1: threading.Timer(0.5, lambda: {signal_it}).start()\nevent = lambda epoch: None\n"
     )
-    script = f"{TRAIN}\nopen(f'pid{{ss.rank()}}', 'w').write(str(os.getpid()))\n{event}ss.barrier()\nbegan = time.time()\n"
+    script = (
+        f"{TRAIN}\nopen(f'pid{{ss.rank()}}', 'w').write(str(os.getpid()))\n{event}ss.barrier()\nbegan = time.time()\n"
+    )
     script += (
         "try:\n    main(event)\n"
         "except ss.RankFailed as error:\n    print('waited', time.time() - began, flush=True)\n    raise\n"

@@ -1,8 +1,12 @@
-"""Whole networks against PyTorch: same weights, same batches, ten steps; the loss of every step, the parameters and running statistics at the end.
+"""Whole networks against PyTorch: same weights, same batches, ten steps; the loss of every step, the parameters and
+running statistics at the end.
 
-Rounding is amplified by training itself: by Adam, whose first steps divide tiny gradients by their own size, and by deep networks of ReLUs, where it
-decides the sign of some inputs. PyTorch in float64 is the main witness (its own rounding hardly counts then), PyTorch in float32 the second one. ResNet-20
-multiplies a difference by about ten in each step: after ten steps PyTorch's float32 is 1e-4 to 5e-3 (loss) and 0.1 to 0.9 (change of a parameter) away from
+Rounding is amplified by training itself: by Adam, whose first steps divide tiny gradients by their own size, and by
+deep networks of ReLUs, where it
+decides the sign of some inputs. PyTorch in float64 is the main witness (its own rounding hardly counts then), PyTorch
+in float32 the second one. ResNet-20
+multiplies a difference by about ten in each step: after ten steps PyTorch's float32 is 1e-4 to 5e-3 (loss) and 0.1 to
+0.9 (change of a parameter) away from
 its own float64, and so are we. There the sharp test is test_resnet_20_step_by_step, which starts every step at PyTorch's parameters.
 
 Bit-for-bit equality over ranks, threads and instruction sets is the business of test_sameness.py.
@@ -34,13 +38,31 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {"lr": 1e-3}),
     "adamw": ("AdamW", {"lr": 1e-3, "weight_decay": 0.05}),
 }
-LOSS = {"mlp": 1e-4, "cnn": 1e-5, "resnet-20": 2e-2, "resnet-20 with silu": 1e-5, "resnet-20 with silu": 1e-5, "resnet-20 with silu": 1e-5, "resnet-small": 3e-6}
+LOSS = {
+    "mlp": 1e-4,
+    "cnn": 1e-5,
+    "resnet-20": 2e-2,
+    "resnet-20 with silu": 1e-5,
+    "resnet-small": 3e-6,
+}
 """Largest relative error of a loss. The mlp's comes down to 5e-4 with Adam, where 1e-4 of it are 4e-8."""
-CHANGE = {"mlp": 1e-4, "cnn": 1e-3, "resnet-20": 1.0, "resnet-20 with silu": 1e-5, "resnet-20 with silu": 1e-5, "resnet-20 with silu": 1e-5, "resnet-small": 1e-3}
+CHANGE = {
+    "mlp": 1e-4,
+    "cnn": 1e-3,
+    "resnet-20": 1.0,
+    "resnet-20 with silu": 1e-5,
+    "resnet-small": 1e-3,
+}
 """Largest error of a parameter's whole change in ten steps: norm of the difference over norm of the change."""
 GRADIENT = 1e-2
 """Largest error of one gradient of ResNet-20 by its norm: one ReLU whose input is rounded to the other side of 0 moves it by as much."""
-STATISTICS = {"mlp": 0.0, "cnn": 0.0, "resnet-20": 5e-2, "resnet-20 with silu": 1e-5, "resnet-20 with silu": 1e-5, "resnet-20 with silu": 1e-5, "resnet-small": 3e-6}
+STATISTICS = {
+    "mlp": 0.0,
+    "cnn": 0.0,
+    "resnet-20": 5e-2,
+    "resnet-20 with silu": 1e-5,
+    "resnet-small": 3e-6,
+}
 """Largest error of running statistics, relative to the largest element."""
 
 
@@ -50,7 +72,9 @@ def settings(name: str, rule: str) -> tuple[str, dict[str, Any]]:
     return kind, {**options, "lr": options["lr"] / 5} if name == "resnet-20" else options
 
 
-def train_torch(name: str, start: dict[str, Any], kind: str, options: dict[str, Any], dtype: Any) -> tuple[list[float], dict[str, Any]]:
+def train_torch(
+    name: str, start: dict[str, Any], kind: str, options: dict[str, Any], dtype: Any
+) -> tuple[list[float], dict[str, Any]]:
     make, _, batch = oracle.NETWORKS[name]
     net = make(torch.nn).to(dtype)
     net.load_state_dict(start)
@@ -73,7 +97,9 @@ def train_ours(name: str, path: Path, kind: str, options: dict[str, Any]) -> tup
     net.load(path)
     x, y = oracle.batches(name, STEPS)
     plan = ss.compile(net, "cross_entropy", getattr(optim, kind)(**options), batch, threads=2)
-    losses = [plan.step(x[step * batch : (step + 1) * batch], y[step * batch : (step + 1) * batch]) for step in range(STEPS)]
+    losses = [
+        plan.step(x[step * batch : (step + 1) * batch], y[step * batch : (step + 1) * batch]) for step in range(STEPS)
+    ]
     return losses, net, plan
 
 
@@ -126,7 +152,8 @@ def test_training(name: str, rule: str, starts: dict[str, Any], tmp_path: Path) 
 
 
 def test_resnet_20_step_by_step(starts: dict[str, Any]) -> None:
-    """Ten steps of PyTorch in float64; each of them is taken here too, from the same parameters: loss, every gradient and the statistics."""
+    """Ten steps of PyTorch in float64; each of them is taken here too, from the same parameters: loss, every
+    gradient and the statistics."""
     make, _, batch = oracle.NETWORKS["resnet-20"]
     x, y = oracle.batches("resnet-20", STEPS)
     twin, net = make(torch.nn).double(), make(nn)
@@ -135,7 +162,9 @@ def test_resnet_20_step_by_step(starts: dict[str, Any]) -> None:
     plan = ss.compile(net, "cross_entropy", optim.SGD(0.0), batch, threads=2)
     for step in range(STEPS):
         xb, yb = x[step * batch : (step + 1) * batch], y[step * batch : (step + 1) * batch]
-        rounded = {key: value.float() if value.is_floating_point() else value for key, value in twin.state_dict().items()}
+        rounded = {
+            key: value.float() if value.is_floating_point() else value for key, value in twin.state_dict().items()
+        }
         twin.load_state_dict(rounded)  # both start at float32 numbers
         net.load_state_dict(rounded)
         rule.zero_grad()

@@ -1,10 +1,15 @@
-"""Every operator and optimizer of the core against PyTorch: values, gradients of all inputs and of all parameters, in training mode and over several shapes.
+"""Every operator and optimizer of the core against PyTorch: values, gradients of all inputs and of all parameters, in
+training mode and over several shapes.
 
-How a case works: `oracle.Probe` makes the inputs parameters, so one training step through the public API yields the gradient of each input of each sample.
-The loss is the sum of squares of output minus target, unless the case is a loss itself. PyTorch computes the same twice, in float32 and in float64.
+How a case works: `oracle.Probe` makes the inputs parameters, so one training step through the public API yields the
+gradient of each input of each sample.
+The loss is the sum of squares of output minus target, unless the case is a loss itself. PyTorch computes the same
+twice, in float32 and in float64.
 
-Errors are relative to the largest element of PyTorch's array. The tolerances below are about four times what was measured (AVX-512, both witnesses); the
-core's bits do not change from machine to machine, PyTorch's may. A new operator needs a case here: test_every_operator_has_a_case fails until it has one.
+Errors are relative to the largest element of PyTorch's array. The tolerances below are about four times what was
+measured (AVX-512, both witnesses); the
+core's bits do not change from machine to machine, PyTorch's may. A new operator needs a case here:
+test_every_operator_has_a_case fails until it has one.
 """
 
 from __future__ import annotations
@@ -62,7 +67,8 @@ LOSS_TOLERANCE = 4e-6
 
 
 class Case(NamedTuple):
-    """ours and theirs: a module, a class of modules with arguments, or a function of tensors; arrays: shapes of the inputs with the batch."""
+    """ours and theirs: a module, a class of modules with arguments, or a function of tensors; arrays: shapes of the
+    inputs with the batch."""
 
     op: str
     label: str
@@ -75,7 +81,9 @@ class Case(NamedTuple):
 CASES: list[Case] = []
 
 
-def case(op: str, label: str, shapes: Any, ours: Callable[[], Any], theirs: Callable[[], Any], scale: float = 1.0) -> None:
+def case(
+    op: str, label: str, shapes: Any, ours: Callable[[], Any], theirs: Callable[[], Any], scale: float = 1.0
+) -> None:
     CASES.append(Case(op, label, shapes if isinstance(shapes[0], tuple) else (shapes,), ours, theirs, scale))
 
 
@@ -83,7 +91,12 @@ def layer(op: str, name: str, shape: Any, *arguments: Any, scale: float = 1.0, *
     """A layer that both libraries have, with the same arguments."""
     text = ", ".join([*map(str, arguments), *(f"{key}={value}" for key, value in options.items())])
     case(
-        op, f"{name}({text}) of {shape}", shape, lambda: getattr(nn, name)(*arguments, **options), lambda: getattr(torch.nn, name)(*arguments, **options), scale
+        op,
+        f"{name}({text}) of {shape}",
+        shape,
+        lambda: getattr(nn, name)(*arguments, **options),
+        lambda: getattr(torch.nn, name)(*arguments, **options),
+        scale,
     )
 
 
@@ -111,7 +124,15 @@ class Theirs(torch.nn.Module):
         return self.function(*inputs, *self._parameters.values())
 
 
-def function(op: str, label: str, shapes: Any, ours: Any, theirs: Any = None, parameters: tuple[tuple[int, ...], ...] = (), scale: float = 1.0) -> None:
+def function(
+    op: str,
+    label: str,
+    shapes: Any,
+    ours: Any,
+    theirs: Any = None,
+    parameters: tuple[tuple[int, ...], ...] = (),
+    scale: float = 1.0,
+) -> None:
     """A function of tensors and parameters; `theirs` is the same text where both libraries read alike."""
     other = ours if theirs is None else theirs
     case(op, label, shapes, lambda: Ours(ours, *parameters), lambda: Theirs(other, *parameters), scale)
@@ -119,7 +140,14 @@ def function(op: str, label: str, shapes: Any, ours: Any, theirs: Any = None, pa
 
 # ---- elementwise; scale 12 reaches the flat ends, 60 where exponentials vanish ----
 
-for _op, _name in [("relu", "ReLU"), ("leaky_relu", "LeakyReLU"), ("sigmoid", "Sigmoid"), ("tanh", "Tanh"), ("gelu", "GELU"), ("silu", "SiLU")]:
+for _op, _name in [
+    ("relu", "ReLU"),
+    ("leaky_relu", "LeakyReLU"),
+    ("sigmoid", "Sigmoid"),
+    ("tanh", "Tanh"),
+    ("gelu", "GELU"),
+    ("silu", "SiLU"),
+]:
     for _scale in (1.0, 12.0, 60.0):
         layer(_op, _name, (9, 37), scale=_scale)
     layer(_op, _name, (5, 3, 4, 7))
@@ -138,7 +166,8 @@ for _op, _f in [("add", lambda a, b: a + b), ("mul", lambda a, b: a * b)]:
     function(_op, f"two images, {_op}", ((5, 3, 4, 6), (5, 3, 4, 6)), _f)
     function(_op, f"a tensor with itself, {_op}", (7, 11), lambda x, f=_f: f(x, x))
     for _shape, _parameter in [
-        ((9, 33), (33,)), ((9, 33), (1,)), ((9, 33), ()), ((9, 5, 33), (5, 33)), ((9, 5, 33), (33,)), ((9, 5, 33), (5, 1)), ((7, 5, 3, 4), (5, 1, 1)),
+        ((9, 33), (33,)), ((9, 33), (1,)), ((9, 33), ()), ((9, 5, 33), (5, 33)),
+        ((9, 5, 33), (33,)), ((9, 5, 33), (5, 1)), ((7, 5, 3, 4), (5, 1, 1)),
         ((7, 5, 3, 4), (3, 4)), ((7, 5, 3, 4), (5, 1, 4)), ((7, 2, 3, 2, 5), (3, 1, 5)),
     ]:  # fmt: skip
         function(_op, f"{_shape} {_op} parameter {_parameter}", _shape, _f, parameters=(_parameter,))
@@ -151,24 +180,39 @@ function("add", "one parameter twice", (9, 33), lambda x, p: (x + p) * p + p, pa
 layer("flatten", "Flatten", (7, 3, 4, 5))
 layer("reshape", "Flatten", (7, 3, 4, 5), 2)
 layer("reshape", "Flatten", (7, 3, 4, 5), 1, 2)
-function("flatten", "flatten after pooling", (7, 3, 4, 6), lambda x: F.flatten(F.avg_pool2d(x, 2), 1), lambda x: TF.avg_pool2d(x, 2).flatten(1))
+function(
+    "flatten",
+    "flatten after pooling",
+    (7, 3, 4, 6),
+    lambda x: F.flatten(F.avg_pool2d(x, 2), 1),
+    lambda x: TF.avg_pool2d(x, 2).flatten(1),
+)
 function("reshape", "(B, 12, 5) to (B, 4, 15)", (7, 12, 5), lambda x: x.reshape(x.shape[0], 4, 15))
 function("reshape", "an image to (B, 10, 2, 3) and on", (7, 3, 4, 5), lambda x: (x * 2).view(x.shape[0], 10, 2, -1) * 3)
 function("reshape", "unsqueeze and squeeze", (7, 3, 4), lambda x: (x.unsqueeze(1) * 2.0).squeeze(1) + x)
 for _shapes, _axis in [
-    (((7, 3), (7, 5)), 1), (((7, 3, 4), (7, 2, 4), (7, 1, 4)), 1), (((7, 3, 4), (7, 3, 2)), 2), (((5, 3, 4, 6), (5, 2, 4, 6)), 1), (((5, 3, 4, 6), (5, 3, 1, 6)), 2),
+    (((7, 3), (7, 5)), 1), (((7, 3, 4), (7, 2, 4), (7, 1, 4)), 1), (((7, 3, 4), (7, 3, 2)), 2),
+    (((5, 3, 4, 6), (5, 2, 4, 6)), 1), (((5, 3, 4, 6), (5, 3, 1, 6)), 2),
     (((5, 3, 4, 6), (5, 3, 4, 2)), -1), (((5, 2),) * 10, 1),
 ]:  # fmt: skip
-    function("concat", f"{len(_shapes)} of {_shapes[0]} along {_axis}", _shapes, lambda *x, d=_axis: ss.cat(x, d) * 2.0, lambda *x, d=_axis: torch.cat(x, d) * 2.0)
+    function(
+        "concat",
+        f"{len(_shapes)} of {_shapes[0]} along {_axis}",
+        _shapes,
+        lambda *x, d=_axis: ss.cat(x, d) * 2.0,
+        lambda *x, d=_axis: torch.cat(x, d) * 2.0,
+    )
 function(
     "concat", "convolved images", (5, 3, 6, 6), lambda x, a, b: ss.cat([F.conv2d(x, a), F.avg_pool2d(F.conv2d(x, b, padding=1), 3, 1)], 1),
-    lambda x, a, b: torch.cat([TF.conv2d(x, a), TF.avg_pool2d(TF.conv2d(x, b, padding=1), 3, 1)], 1), parameters=((4, 3, 3, 3), (2, 3, 3, 3)),
+    lambda x, a, b: torch.cat([TF.conv2d(x, a), TF.avg_pool2d(TF.conv2d(x, b, padding=1), 3, 1)], 1),
+    parameters=((4, 3, 3, 3), (2, 3, 3, 3)),
 )  # fmt: skip
 
 # ---- linear ----
 
 for _shape, _in, _out, _bias in [
-    ((9, 7), 7, 5, True), ((9, 7), 7, 5, False), ((1, 784), 784, 10, True), ((67, 300), 300, 129, True), ((9, 1), 1, 1, True), ((5, 6, 33), 33, 17, True),
+    ((9, 7), 7, 5, True), ((9, 7), 7, 5, False), ((1, 784), 784, 10, True),
+    ((67, 300), 300, 129, True), ((9, 1), 1, 1, True), ((5, 6, 33), 33, 17, True),
     ((5, 2, 3, 16), 16, 4, False),
 ]:  # fmt: skip
     layer("linear", "Linear", _shape, _in, _out, bias=_bias)
@@ -223,8 +267,20 @@ for _shape, _options in [
     layer("avg_pool2d", "AvgPool2d", _shape, **_options)
     layer("avg_pool2d", "AvgPool2d", _shape, count_include_pad=False, **_options)
 layer("max_pool2d", "MaxPool2d", (7, 3, 9, 11), 3, dilation=2)
-function("max_pool2d", "windows of equal elements", (7, 3, 8, 10), lambda x: F.max_pool2d(F.relu(x), 3, 2, 1), lambda x: TF.max_pool2d(x.relu(), 3, 2, 1))
-function("adaptive_max_pool2d", "windows of equal elements", (7, 3, 8, 10), lambda x: F.adaptive_max_pool2d(F.relu(x), 3), lambda x: TF.adaptive_max_pool2d(x.relu(), 3))
+function(
+    "max_pool2d",
+    "windows of equal elements",
+    (7, 3, 8, 10),
+    lambda x: F.max_pool2d(F.relu(x), 3, 2, 1),
+    lambda x: TF.max_pool2d(x.relu(), 3, 2, 1),
+)
+function(
+    "adaptive_max_pool2d",
+    "windows of equal elements",
+    (7, 3, 8, 10),
+    lambda x: F.adaptive_max_pool2d(F.relu(x), 3),
+    lambda x: TF.adaptive_max_pool2d(x.relu(), 3),
+)
 layer("max_pool2d", "MaxPool2d", (7, 3, 9, 11), (2, 3), stride=(1, 2), padding=1, dilation=(3, 2), ceil_mode=True)
 for _size in (1, 2, 3, (2, 5), (None, 3), (8, 10), (11, 13)):
     layer("adaptive_avg_pool2d", "AdaptiveAvgPool2d", (7, 3, 8, 10), _size)
@@ -234,14 +290,24 @@ layer("adaptive_avg_pool2d", "AdaptiveAvgPool2d", (5, 70, 7, 7), 1)
 # ---- softmax ----
 
 for _op, _name in [("softmax", "Softmax"), ("log_softmax", "LogSoftmax")]:
-    for _shape, _axis in [((9, 10), 1), ((9, 1), 1), ((9, 300), -1), ((5, 4, 7), 1), ((5, 4, 7), 2), ((5, 4, 3, 6), 1), ((5, 4, 3, 6), 2), ((5, 4, 3, 6), 3)]:
+    for _shape, _axis in [
+        ((9, 10), 1),
+        ((9, 1), 1),
+        ((9, 300), -1),
+        ((5, 4, 7), 1),
+        ((5, 4, 7), 2),
+        ((5, 4, 3, 6), 1),
+        ((5, 4, 3, 6), 2),
+        ((5, 4, 3, 6), 3),
+    ]:
         layer(_op, _name, _shape, _axis)
     layer(_op, _name, (9, 33), 1, scale=20.0)
 
 # ---- batch norm in training mode; its running statistics are compared as well ----
 
 for _name, _shape in [
-    ("BatchNorm1d", (9, 5)), ("BatchNorm1d", (64, 33)), ("BatchNorm1d", (7, 5, 11)), ("BatchNorm2d", (7, 5, 6, 4)), ("BatchNorm2d", (19, 16, 3, 3)),
+    ("BatchNorm1d", (9, 5)), ("BatchNorm1d", (64, 33)), ("BatchNorm1d", (7, 5, 11)),
+    ("BatchNorm2d", (7, 5, 6, 4)), ("BatchNorm2d", (19, 16, 3, 3)),
     ("BatchNorm2d", (1, 20, 5, 4)),
 ]:  # fmt: skip
     layer("batch_norm", _name, _shape, _shape[1])
@@ -253,9 +319,10 @@ function(
 )  # fmt: skip
 
 
-
 def arrays_of(item: Case) -> list[np.ndarray]:
-    return [oracle.grid(shape, 10**6 * (number + 1)) * np.float32(item.scale) for number, shape in enumerate(item.shapes)]
+    return [
+        oracle.grid(shape, 10**6 * (number + 1)) * np.float32(item.scale) for number, shape in enumerate(item.shapes)
+    ]
 
 
 def ready(item: Case) -> Any:
@@ -282,7 +349,10 @@ def compare(item: Case, dtype: Any) -> dict[str, float]:
     eager = ready(item).train()(*arrays)
     found = oracle.probe(net, arrays, nn.MSELoss("sum"), target)
     assert item.op in found["operators"], f"the case runs {found['operators']}, not {item.op}"
-    errors = {"loss": oracle.distance(found["loss"], loss.detach()) * TOLERANCE[item.op] / LOSS_TOLERANCE, "output": oracle.distance(eager, output.detach())}
+    errors = {
+        "loss": oracle.distance(found["loss"], loss.detach()) * TOLERANCE[item.op] / LOSS_TOLERANCE,
+        "output": oracle.distance(eager, output.detach()),
+    }
     for number, x in enumerate(inputs):
         errors[f"gradient of input {number}"] = oracle.distance(found[f"input{number}"], x.grad)
     theirs = dict(twin.named_parameters())
@@ -294,7 +364,11 @@ def compare(item: Case, dtype: Any) -> dict[str, float]:
     return errors
 
 
-@pytest.mark.parametrize("item", CASES, ids=[f"{item.op}-{item.label}" + (f", scale {item.scale:g}" if item.scale != 1 else "") for item in CASES])
+@pytest.mark.parametrize(
+    "item",
+    CASES,
+    ids=[f"{item.op}-{item.label}" + (f", scale {item.scale:g}" if item.scale != 1 else "") for item in CASES],
+)
 def test_operator(item: Case) -> None:
     for dtype in (torch.float32, torch.float64):
         errors = compare(item, dtype)
@@ -337,7 +411,16 @@ def targets(kind: str, shape: tuple[int, ...], axis: int) -> np.ndarray:
     return (chances / chances.sum(axis=axis, keepdims=True)).astype(np.float32)
 
 
-LOGITS = [((9, 10), 1), ((1, 3), 1), ((67, 33), 1), ((3, 1100), 1), ((7, 5, 6), 1), ((7, 6, 5), -1), ((5, 4, 3, 6), 1), ((5, 3, 6, 4), -1)]
+LOGITS = [
+    ((9, 10), 1),
+    ((1, 3), 1),
+    ((67, 33), 1),
+    ((3, 1100), 1),
+    ((7, 5, 6), 1),
+    ((7, 6, 5), -1),
+    ((5, 4, 3, 6), 1),
+    ((5, 3, 6, 4), -1),
+]
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"reduction": "sum"},
@@ -353,7 +436,9 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("kind", ["labels", "probabilities"])
-@pytest.mark.parametrize("options", OPTIONS, ids=[", ".join(f"{k}={v}" for k, v in options.items()) or "defaults" for options in OPTIONS])
+@pytest.mark.parametrize(
+    "options", OPTIONS, ids=[", ".join(f"{k}={v}" for k, v in options.items()) or "defaults" for options in OPTIONS]
+)
 @pytest.mark.parametrize(("shape", "axis"), LOGITS, ids=[f"{shape} axis {axis}" for shape, axis in LOGITS])
 def test_cross_entropy(shape: tuple[int, ...], axis: int, options: dict[str, Any], kind: str) -> None:
     options = dict(options)
@@ -366,7 +451,9 @@ def test_cross_entropy(shape: tuple[int, ...], axis: int, options: dict[str, Any
     loss = nn.CrossEntropyLoss(class_weights, axis=axis, **options)
     found = oracle.probe(nn.Identity(), [logits], loss, target, weights=sample_weights)
     assert "cross_entropy" in found["operators"]
-    evaluated = found["plan"].evaluate(np.eye(len(logits), dtype=np.float32), target, sample_weight=sample_weights)["loss"]
+    evaluated = found["plan"].evaluate(np.eye(len(logits), dtype=np.float32), target, sample_weight=sample_weights)[
+        "loss"
+    ]
 
     for dtype in (torch.float32, torch.float64):
         x = torch.tensor(logits, dtype=dtype, requires_grad=True)
@@ -409,11 +496,18 @@ def test_cross_entropy_of_extreme_logits() -> None:
 def test_accuracy(shape: tuple[int, ...], axis: int, ignore: int) -> None:
     logits, target = oracle.grid(shape), targets("labels", shape, axis)
     half = torch.tensor(logits).argmax(axis).numpy()
-    target = np.where(oracle.whole_numbers(target.size, 2).reshape(target.shape) == 1, half, target)  # so that about half are right
+    target = np.where(
+        oracle.whole_numbers(target.size, 2).reshape(target.shape) == 1, half, target
+    )  # so that about half are right
     weights = np.abs(oracle.grid((shape[0],), 79))
     for sample_weights in (None, weights):
         found = oracle.probe(
-            nn.Identity(), [logits], nn.CrossEntropyLoss(axis=axis, ignore_index=ignore), target, weights=sample_weights, metrics=["accuracy"]
+            nn.Identity(),
+            [logits],
+            nn.CrossEntropyLoss(axis=axis, ignore_index=ignore),
+            target,
+            weights=sample_weights,
+            metrics=["accuracy"],
         )
         w = np.ones(len(logits)) if sample_weights is None else sample_weights.astype(np.float64)
         w = w.reshape(-1, *[1] * (target.ndim - 1)) * (target != ignore)
@@ -451,7 +545,10 @@ def test_dropout(p: float, shape: tuple[int, ...]) -> None:
     def step(seed: int, layers: int = 1) -> dict[str, Any]:
         return oracle.probe(nn.Sequential(*[nn.Dropout(p)] * layers), [x], nn.MSELoss("sum"), target, seed=seed)
 
-    x, target = np.abs(oracle.grid(shape)) + 0.5, np.full(shape, -1, np.float32)  # no element and no gradient is 0 of itself
+    x, target = (
+        np.abs(oracle.grid(shape)) + 0.5,
+        np.full(shape, -1, np.float32),
+    )  # no element and no gradient is 0 of itself
     found = step(1)
     kept = found["input0"] != 0
     count = kept.size
@@ -459,7 +556,11 @@ def test_dropout(p: float, shape: tuple[int, ...]) -> None:
     per_sample = kept.reshape(len(kept), -1).mean(axis=1)
     assert np.abs(per_sample - (1 - p)).max() < 5.5 * np.sqrt(p * (1 - p) / (count / len(kept)))
     flat = kept.reshape(len(kept), -1).astype(np.float64) - (1 - p)
-    for pair in ((flat[:, 1:], flat[:, :-1]), (flat[1:], flat[:-1]), (flat[:, 4:], flat[:, :-4])):  # neighbours are independent
+    for pair in (
+        (flat[:, 1:], flat[:, :-1]),
+        (flat[1:], flat[:-1]),
+        (flat[:, 4:], flat[:, :-4]),
+    ):  # neighbours are independent
         assert abs((pair[0] * pair[1]).mean()) < 4.5 * p * (1 - p) / np.sqrt(pair[0].size)
 
     given = torch.tensor(x, requires_grad=True)
@@ -480,7 +581,9 @@ def test_dropout_of_other_steps_and_of_evaluation() -> None:
     first, second = net(x), net(x)
     assert ((first == 0) != (second == 0)).any()
     values = torch.nn.Dropout(0.5)(torch.tensor(x)).numpy()
-    assert np.array_equal(first[first != 0], 2 * x[first != 0]) and np.array_equal(values[values != 0], 2 * x[values != 0])
+    assert np.array_equal(first[first != 0], 2 * x[first != 0]) and np.array_equal(
+        values[values != 0], 2 * x[values != 0]
+    )
     assert first.mean() == pytest.approx(x.mean(), rel=0.02)
     assert np.array_equal(net.eval()(x), x)
     assert np.array_equal(nn.Dropout(0.0)(x), x) and not nn.Dropout(1.0)(x).any()
@@ -551,11 +654,15 @@ def test_nan_and_infinity() -> None:
     x[0, 0, 2, 2], x[1, 1, 0, 0], x[2, 0, 5, 5] = np.nan, np.inf, -np.inf
     given = torch.tensor(x)
     pairs = [
-        (F.relu, TF.relu), (F.leaky_relu, TF.leaky_relu), (F.sigmoid, torch.sigmoid), (F.tanh, torch.tanh), (lambda a: F.max_pool2d(a, 3, 1, 1), lambda a: TF.max_pool2d(a, 3, 1, 1)),
-        (lambda a: F.avg_pool2d(a, 2), lambda a: TF.avg_pool2d(a, 2)), (lambda a: F.adaptive_max_pool2d(a, 2), lambda a: TF.adaptive_max_pool2d(a, 2)),
+        (F.relu, TF.relu), (F.leaky_relu, TF.leaky_relu), (F.sigmoid, torch.sigmoid),
+        (F.tanh, torch.tanh), (lambda a: F.max_pool2d(a, 3, 1, 1), lambda a: TF.max_pool2d(a, 3, 1, 1)),
+        (lambda a: F.avg_pool2d(a, 2), lambda a: TF.avg_pool2d(a, 2)),
+        (lambda a: F.adaptive_max_pool2d(a, 2), lambda a: TF.adaptive_max_pool2d(a, 2)),
     ]  # fmt: skip
     for number, (ours, theirs) in enumerate(pairs):
-        np.testing.assert_allclose(ours(x), theirs(given).numpy(), rtol=1e-6, atol=1e-7, equal_nan=True, err_msg=str(number))
+        np.testing.assert_allclose(
+            ours(x), theirs(given).numpy(), rtol=1e-6, atol=1e-7, equal_nan=True, err_msg=str(number)
+        )
 
 
 # ---- optimizers ----
@@ -575,9 +682,12 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize(("op", "name", "options"), OPTIMIZERS, ids=[f"{name}({options})" for _, name, options in OPTIMIZERS])
+@pytest.mark.parametrize(
+    ("op", "name", "options"), OPTIMIZERS, ids=[f"{name}({options})" for _, name, options in OPTIMIZERS]
+)
 def test_optimizer(op: str, name: str, options: dict[str, Any]) -> None:
-    """20 steps of one layer whose gradient is (parameter + sample - target), so errors are the optimizer's own; the learning rate changes on the way."""
+    """20 steps of one layer whose gradient is (parameter + sample - target), so errors are the optimizer's own; the
+    learning rate changes on the way."""
     shape = (300,)
     net = Ours(lambda x, p: x + p, shape)
     rule = getattr(optim, name)(**options)

@@ -1,4 +1,5 @@
-"""SAMESTEP_TRACE and `samestep diff` on a network with statistics, a shortcut and dropout: equal runs are equal line by line, and one changed bit is
+"""SAMESTEP_TRACE and `samestep diff` on a network with statistics, a shortcut and dropout: equal runs are equal line
+by line, and one changed bit is
 found in the step and the layer where it was changed."""
 
 from __future__ import annotations
@@ -71,7 +72,13 @@ def test_one_bit_is_found(record: Any, capsys: pytest.CaptureFixture[str]) -> No
     assert lines == sum(parts) and min(parts) > lines // 3
 
     for number, (parameter, step, op) in enumerate(
-        [("stem.weight", 3, "conv2d"), ("norm.weight", 1, "batch_norm"), ("inner.weight", 5, "conv2d"), ("head.weight", 4, "linear"), ("head.bias", 0, "linear")]
+        [
+            ("stem.weight", 3, "conv2d"),
+            ("norm.weight", 1, "batch_norm"),
+            ("inner.weight", 5, "conv2d"),
+            ("head.weight", 4, "linear"),
+            ("head.bias", 0, "linear"),
+        ]
     ):
         changed = record(f"changed{number}", 1 + number % 2, 1, parameter, str(step))
         assert main(["diff", plain, changed]) == 1

@@ -8,10 +8,13 @@ import numpy.typing as npt
 
 class CommError(RuntimeError):
     """Ranks cannot work together: one has failed, or the transport has."""
+
 class RankFailed(CommError):
     """A rank did not answer within SAMESTEP_TIMEOUT seconds."""
+
 class CheckpointError(RuntimeError):
     """A file of parameters or of a training run is damaged or does not fit."""
+
 class NumericError(ArithmeticError):
     """The loss is no longer finite."""
 

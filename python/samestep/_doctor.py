@@ -122,7 +122,9 @@ def load_extension() -> tuple[Row, dict[str, Any]]:
     try:
         info = dict(core.build_info())
     except Exception as error:  # a wrong SAMESTEP_ISA, for example
-        return Row("extension", FAIL, f"{core.__file__}: {error}", "see the text; docs/environment.md lists variables"), {}
+        return Row(
+            "extension", FAIL, f"{core.__file__}: {error}", "see the text; docs/environment.md lists variables"
+        ), {}
     built = info.get("version")
     text = f"{core.__file__}, version {built}, order of sums {info.get('order_version')}"
     installed = _version("samestep")
