@@ -46,7 +46,16 @@ def test_the_layer_of_the_worked_example(tmp_path: Path) -> None:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("build", "__pycache__"))
     (tmp_path / "csrc" / "ops" / "op_softplus.c").write_text(block("docs/architecture.md", "c"))
     done = subprocess.run(
-        ["make", f"-j{os.cpu_count()}", "-C", "csrc", f"PYTHON={sys.executable}", "check", "TESTS=test_ops_generic"],
+        [
+            "make",
+            f"-j{os.cpu_count()}",
+            "-C",
+            "csrc",
+            f"PYTHON={sys.executable}",
+            "check",
+            "TESTS=test_ops_generic",
+            "VERBOSE=1",
+        ],
         capture_output=True,
         text=True,
         cwd=tmp_path,

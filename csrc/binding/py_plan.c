@@ -140,7 +140,7 @@ static ss_status load_one(plan_object *self, PyObject *sequence, bool local, lon
     *batch = size;
     Py_BEGIN_ALLOW_THREADS
     for (int k = 0; k < a.count && status == SS_OK; k++)
-        status = ss_gather(&a.array[k], NULL, local ? 0 : begin, end - begin, self->wanted[k], s->input[0][k], err);
+        status = ss_gather(&a.array[k], NULL, local ? 0 : begin, end - begin, self->wanted[k], s->input_channels[k], s->input[0][k], err);
     Py_END_ALLOW_THREADS
 done:
     release(&a);

@@ -95,6 +95,14 @@ static void lower_node(ss_lowered *l, const ss_graph *g, int index, bool trainin
     l->node[l->nodes++] = node;
 }
 
+/* An input is loaded in the layout that its first user asks for, so nothing needs to be converted. */
+static ss_layout input_layout(const ss_graph *g, int value) {
+    for (int n = 0; n < g->nodes; n++)
+        for (int k = 0; k < g->node[n].n_in; k++)
+            if (g->node[n].in[k] == value && !g->node[n].any_layout) return g->node[n].layout;
+    return SS_PLAIN;
+}
+
 ss_status ss_lower(const ss_graph *g, bool training, bool with_results, ss_lowered **out, ss_error *err) {
     ss_status status = SS_OK;
     /* Each input of each node and each output may need one conversion. */
@@ -120,6 +128,7 @@ ss_status ss_lower(const ss_graph *g, bool training, bool with_results, ss_lower
         }
         ss_lvalue leaf = {.kind = v->kind, .dtype = v->dtype, .shape = v->shape, .batched = v->batched, .trainable = v->trainable,
                           .needs_grad = training && v->kind == SS_VALUE_PARAMETER && v->trainable, .source = i, .node = -1, .name = v->name};
+        if (v->kind == SS_VALUE_INPUT) leaf.layout = input_layout(g, i);
         map[i] = add_value(l, leaf);
     }
     for (int i = 0; i < g->outputs; i++) {

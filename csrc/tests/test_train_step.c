@@ -360,19 +360,22 @@ static void gathers(void) {
     static const float single[] = {1.5f, 2, 3, 4};
     static const int8_t small[] = {-1, 2, -3, 4};
     ss_array a = {(const char *)wide, SS_T_I64, 4, 8, 1, "labels"};
-    CHECK(ss_gather(&a, NULL, 0, 3, SS_I32, whole, &err) == SS_OK && whole[1] == INT32_MIN && whole[2] == INT32_MAX);
-    CHECK(ss_gather(&a, NULL, 3, 1, SS_I32, whole, &err) == SS_ERR_VALUE && strstr(err.message, "labels") && strstr(err.message, "row 3"));
-    CHECK(ss_gather(&a, NULL, 2, 3, SS_I32, whole, &err) == SS_ERR_VALUE);                /* beyond the end */
-    CHECK(ss_gather(&a, (int64_t[]){-1}, 0, 1, SS_I32, whole, &err) == SS_ERR_VALUE);     /* no counting from behind */
-    CHECK(ss_gather(&a, (int64_t[]){INT64_MAX}, 0, 1, SS_I32, whole, &err) == SS_ERR_VALUE);
-    CHECK(ss_gather(&a, NULL, 0, 4, SS_F32, real, &err) == SS_OK && real[3] == 0x1p31f);
+    CHECK(ss_gather(&a, NULL, 0, 3, SS_I32, 1, whole, &err) == SS_OK && whole[1] == INT32_MIN && whole[2] == INT32_MAX);
+    CHECK(ss_gather(&a, NULL, 3, 1, SS_I32, 1, whole, &err) == SS_ERR_VALUE && strstr(err.message, "labels") && strstr(err.message, "row 3"));
+    CHECK(ss_gather(&a, NULL, 2, 3, SS_I32, 1, whole, &err) == SS_ERR_VALUE);                /* beyond the end */
+    CHECK(ss_gather(&a, (int64_t[]){-1}, 0, 1, SS_I32, 1, whole, &err) == SS_ERR_VALUE);     /* no counting from behind */
+    CHECK(ss_gather(&a, (int64_t[]){INT64_MAX}, 0, 1, SS_I32, 1, whole, &err) == SS_ERR_VALUE);
+    float pixels[2][6] = {{0, 1, 2, 10, 11, 12}, {3, 4, 5, 13, 14, 15}}, turned[12]; /* two samples of (2 channels, 3 positions) */
+    ss_array image = {.data = (const char *)pixels, .type = SS_T_F32, .rows = 2, .row_stride = sizeof pixels[0], .count = 6, .name = "image"};
+    CHECK(ss_gather(&image, NULL, 0, 2, SS_F32, 2, turned, &err) == SS_OK && turned[0] == 0 && turned[1] == 10 && turned[4] == 2 && turned[5] == 12 && turned[11] == 15);
+    CHECK(ss_gather(&a, NULL, 0, 4, SS_F32, 1, real, &err) == SS_OK && real[3] == 0x1p31f);
     a = (ss_array){(const char *)huge, SS_T_U64, 4, 8, 1, "u"};
-    CHECK(ss_gather(&a, NULL, 0, 2, SS_I32, whole, &err) == SS_OK && whole[1] == INT32_MAX && ss_gather(&a, NULL, 2, 1, SS_I32, whole, &err) == SS_ERR_VALUE);
+    CHECK(ss_gather(&a, NULL, 0, 2, SS_I32, 1, whole, &err) == SS_OK && whole[1] == INT32_MAX && ss_gather(&a, NULL, 2, 1, SS_I32, 1, whole, &err) == SS_ERR_VALUE);
     a = (ss_array){(const char *)single, SS_T_F32, 4, 4, 1, "f"};
-    CHECK(ss_gather(&a, NULL, 0, 1, SS_I32, whole, &err) == SS_ERR_DTYPE);
+    CHECK(ss_gather(&a, NULL, 0, 1, SS_I32, 1, whole, &err) == SS_ERR_DTYPE);
     a = (ss_array){(const char *)(small + 3), SS_T_I8, 4, -1, 1, "backwards"};
-    CHECK(ss_gather(&a, NULL, 0, 4, SS_I32, whole, &err) == SS_OK && whole[0] == 4 && whole[3] == -1);
-    CHECK(ss_gather(&a, NULL, 0, 4, SS_F32, real, &err) == SS_OK && real[2] == 2 && real[3] == -1);
+    CHECK(ss_gather(&a, NULL, 0, 4, SS_I32, 1, whole, &err) == SS_OK && whole[0] == 4 && whole[3] == -1);
+    CHECK(ss_gather(&a, NULL, 0, 4, SS_F32, 1, real, &err) == SS_OK && real[2] == 2 && real[3] == -1);
 }
 
 /* ---- what a model and a session refuse ---- */

@@ -9,8 +9,9 @@
 #define TO_FLOAT(type)                                                   \
     do {                                                                 \
         const type *from = (const type *)row;                            \
-        for (int64_t e = 0; e < n; e++) to_float[e] = (float)from[e];    \
-        break;                                                           \
+        for (int64_t c = 0; c < channels; c++)                           \
+            for (int64_t p = 0; p < n; p++)                              \
+                to_float[p * channels + c] = (float)from[c * n + p];     \
     } while (0)
 
 static ss_status row_to_int(const ss_array *a, const char *row, int64_t at, int32_t *to_int, ss_error *err) {
@@ -46,8 +47,8 @@ static ss_status row_to_int(const ss_array *a, const char *row, int64_t at, int3
     return SS_OK;
 }
 
-static void row_to_float(const ss_array *a, const char *row, float *to_float) {
-    int64_t n = a->count;
+static void row_to_float(const ss_array *a, const char *row, int64_t channels, float *to_float) {
+    int64_t n = a->count / channels;
     switch (a->type) {
     case SS_T_BOOL:
     case SS_T_U8: TO_FLOAT(uint8_t); break;
@@ -58,12 +59,15 @@ static void row_to_float(const ss_array *a, const char *row, float *to_float) {
     case SS_T_U32: TO_FLOAT(uint32_t); break;
     case SS_T_I64: TO_FLOAT(int64_t); break;
     case SS_T_U64: TO_FLOAT(uint64_t); break;
-    case SS_T_F32: memcpy(to_float, row, (size_t)n * 4); break;
+    case SS_T_F32:
+        if (channels == 1) memcpy(to_float, row, (size_t)n * 4);
+        else TO_FLOAT(float);
+        break;
     case SS_T_F64: TO_FLOAT(double); break;
     }
 }
 
-ss_status ss_gather(const ss_array *a, const int64_t *index, int64_t first, int64_t rows, ss_dtype wanted, void *out, ss_error *err) {
+ss_status ss_gather(const ss_array *a, const int64_t *index, int64_t first, int64_t rows, ss_dtype wanted, int64_t channels, void *out, ss_error *err) {
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = index ? index[r] : first + r;
         if (at < 0 || at >= a->rows)
@@ -73,7 +77,7 @@ ss_status ss_gather(const ss_array *a, const int64_t *index, int64_t first, int6
             ss_status status = row_to_int(a, row, at, (int32_t *)out + r * a->count, err);
             if (status != SS_OK) return status;
         } else {
-            row_to_float(a, row, (float *)out + r * a->count);
+            row_to_float(a, row, channels, (float *)out + r * a->count);
         }
     }
     return SS_OK;
@@ -85,7 +89,7 @@ ss_status ss_feed_load(const ss_feed *feed, ss_session *s, int set, int64_t step
     *batch = size;
     for (int k = 0; k < feed->arrays; k++) {
         const int64_t *index = feed->order ? feed->order + first + begin : NULL;
-        ss_status status = ss_gather(&feed->array[k], index, first + begin, end - begin, feed->wanted[k], s->input[set][k], err);
+        ss_status status = ss_gather(&feed->array[k], index, first + begin, end - begin, feed->wanted[k], s->input_channels[k], s->input[set][k], err);
         if (status != SS_OK) return status;
     }
     return SS_OK;

@@ -15,8 +15,8 @@ typedef struct ss_array {
 } ss_array;
 
 /* Writes rows index[0..rows) (index NULL: first..first+rows) as float or int32 to out. Integers that do not fit and indices outside the array are SS_ERR_VALUE;
- * floats where integers are wanted are SS_ERR_DTYPE. */
-ss_status ss_gather(const ss_array *a, const int64_t *index, int64_t first, int64_t rows, ss_dtype wanted, void *out, ss_error *err);
+ * floats where integers are wanted are SS_ERR_DTYPE. channels C > 1: rows are (C, positions) and are written as (positions, C). */
+ss_status ss_gather(const ss_array *a, const int64_t *index, int64_t first, int64_t rows, ss_dtype wanted, int64_t channels, void *out, ss_error *err);
 
 /* One run over arrays in memory: batch number s holds the positions [s*batch, min((s+1)*batch, count)) of the order. */
 typedef struct ss_feed {

@@ -17,6 +17,7 @@ void ss_session_free(ss_session *s) {
     ss_free(s->calls);
     ss_free(s->seconds);
     ss_free(s->denominator);
+    ss_free(s->input_channels);
     ss_free(s->input_bytes);
     ss_free(s->input[1]);
     ss_free(s->input[0]);
@@ -246,12 +247,19 @@ ss_status ss_session_create(ss_model *m, const ss_graph *g, const ss_options *o,
     s->input[0] = ss_calloc((size_t)g->inputs + 1, sizeof *s->input[0]);
     s->input[1] = ss_calloc((size_t)g->inputs + 1, sizeof *s->input[1]);
     s->input_bytes = ss_calloc((size_t)g->inputs + 1, sizeof *s->input_bytes);
+    s->input_channels = ss_calloc((size_t)g->inputs + 1, sizeof *s->input_channels);
     s->denominator = ss_calloc((size_t)p->prepares + 1, sizeof *s->denominator);
     s->seconds = ss_calloc((size_t)p->instructions + 1, sizeof *s->seconds);
     s->calls = ss_calloc((size_t)p->instructions + 1, sizeof *s->calls);
     if (!s->join || !s->join_lanes || !s->stat || !s->parameter || !s->state || !s->slot_offset || !s->bucket || !s->extra || !s->input[0] ||
-        !s->input[1] || !s->input_bytes || !s->denominator || !s->seconds || !s->calls)
+        !s->input[1] || !s->input_bytes || !s->input_channels || !s->denominator || !s->seconds || !s->calls)
         goto no_memory;
+    for (int v = 0; v < p->lowered->values; v++) {
+        const ss_lvalue *value = &p->lowered->value[v];
+        if (value->kind != SS_VALUE_INPUT) continue;
+        bool last = !value->neutral && value->layout == SS_CHANNELS_LAST;
+        s->input_channels[g->value[value->source].index] = last ? value->shape.dim[0] : 1;
+    }
     SS_TRY(match_model(s, g, err));
     SS_TRY(make_joins(s, err));
     if (s->training) make_buckets(s);

@@ -62,6 +62,7 @@ typedef struct ss_session {
     float *gradient; /* [most_blocks][gradient_elements] */
     char **input[2]; /* two sets: a loader fills one while the other trains */
     int64_t *input_bytes; /* a sample */
+    int64_t *input_channels; /* 1: rows lie as the caller's do; C: rows of (C, ...) lie channels last */
     int inputs;
     float *lane_value;   /* [prepares or results][lanes of this rank] */
     float *gathered;     /* scratch of joins: [lanes][longest] */
@@ -89,8 +90,8 @@ typedef struct ss_session {
 ss_status ss_session_create(ss_model *m, const ss_graph *g, const ss_options *o, ss_session **out, ss_error *err);
 void ss_session_free(ss_session *s);
 
-/* Where the caller writes this rank's rows of input `index` of the graph before a step: set 0 or 1, [most rows of the rank][elements], float or int32, channels first as in the
- * graph. NULL when there is no such set or input. */
+/* Where the caller writes this rank's rows of input `index` of the graph before a step: set 0 or 1, [most rows of the rank][elements], float or int32; channels first as in the
+ * graph, or channels last where input_channels[index] is above 1 (ss_gather turns rows). NULL when there is no such set or input. */
 void *ss_session_input(const ss_session *s, int set, int index);
 
 /* Runs one batch whose rows of this rank lie in input set `set`. local: SS_OK, or why this rank cannot take part (its err is filled): then all ranks fail together.
