@@ -2,13 +2,13 @@
 running statistics at the end.
 
 Rounding is amplified by training itself: by Adam, whose first steps divide tiny gradients by their own size, and by
-deep networks of ReLUs, where it
-decides the sign of some inputs. PyTorch in float64 is the main witness (its own rounding hardly counts then), PyTorch
-in float32 the second one. ResNet-20
-multiplies a difference by about ten in each step: after ten steps PyTorch's float32 is 1e-4 to 5e-3 (loss) and 0.1 to
-0.9 (change of a parameter) away from
-its own float64, and so are we. There the sharp test is test_resnet_20_step_by_step, which starts every step at PyTorch's parameters.
+deep networks of ReLUs, where it decides the sign of some inputs. PyTorch in float64 is the main witness (its own
+rounding hardly counts then), PyTorch in float32 the second one. ResNet-20 multiplies a difference by about ten in each
+step: after ten steps PyTorch's float32 is 2e-4 to 1e-3 (loss) and 0.1 to 0.3 (change of a parameter) away from its own
+float64, and so are we. There the sharp tests are test_resnet_20_step_by_step, which starts every step at PyTorch's
+parameters, and the same network with SiLU, which has no kinks.
 
+The tolerances are about four times the largest of what was measured (AVX-512, all optimizers, both witnesses).
 Bit-for-bit equality over ranks, threads and instruction sets is the business of test_sameness.py.
 """
 
@@ -38,31 +38,14 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {"lr": 1e-3}),
     "adamw": ("AdamW", {"lr": 1e-3, "weight_decay": 0.05}),
 }
-LOSS = {
-    "mlp": 1e-4,
-    "cnn": 1e-5,
-    "resnet-20": 2e-2,
-    "resnet-20 with silu": 1e-5,
-    "resnet-small": 3e-6,
-}
-"""Largest relative error of a loss. The mlp's comes down to 5e-4 with Adam, where 1e-4 of it are 4e-8."""
-CHANGE = {
-    "mlp": 1e-4,
-    "cnn": 1e-3,
-    "resnet-20": 1.0,
-    "resnet-20 with silu": 1e-5,
-    "resnet-small": 1e-3,
-}
+LOSS = {"mlp": 1e-6, "cnn": 1e-6, "resnet-20": 8e-3, "resnet-20 with silu": 4e-6, "resnet-small": 6e-6}
+"""Largest error of the loss of a step, relative to the loss of the first."""
+CHANGE = {"mlp": 1e-4, "cnn": 2e-4, "resnet-20": 1.0, "resnet-20 with silu": 1e-3, "resnet-small": 5e-3}
 """Largest error of a parameter's whole change in ten steps: norm of the difference over norm of the change."""
 GRADIENT = 1e-2
-"""Largest error of one gradient of ResNet-20 by its norm: one ReLU whose input is rounded to the other side of 0 moves it by as much."""
-STATISTICS = {
-    "mlp": 0.0,
-    "cnn": 0.0,
-    "resnet-20": 5e-2,
-    "resnet-20 with silu": 1e-5,
-    "resnet-small": 3e-6,
-}
+"""Largest error of one gradient of ResNet-20 by its norm: one ReLU whose input is rounded to the other side of 0 moves
+it by as much."""
+STATISTICS = {"mlp": 0.0, "cnn": 0.0, "resnet-20": 4e-2, "resnet-20 with silu": 4e-4, "resnet-small": 5e-5}
 """Largest error of running statistics, relative to the largest element."""
 
 
@@ -134,7 +117,7 @@ def test_training(name: str, rule: str, starts: dict[str, Any], tmp_path: Path) 
     assert losses[-1] < 0.95 * losses[0]
     for dtype in (torch.float64, torch.float32):
         expected, final = train_torch(name, start, kind, options, dtype)
-        error = max(abs(a / b - 1) for a, b in zip(losses, expected, strict=True))
+        error = max(abs(a - b) for a, b in zip(losses, expected, strict=True)) / expected[0]
         change, statistics = difference(start, net.state_dict(), final)
         report = f"{name}, {rule}, {dtype}: loss {error:.1e}, change {change:.1e}, statistics {statistics:.1e}"
         assert error <= LOSS[name] and change <= CHANGE[name] and statistics <= STATISTICS[name], report
@@ -148,7 +131,8 @@ def test_training(name: str, rule: str, starts: dict[str, Any], tmp_path: Path) 
         scores = twin.eval()(torch.tensor(x))
         loss = torch.nn.functional.cross_entropy(scores, torch.tensor(y)).item()
     assert oracle.distance(plan.predict(x), scores) <= 2e-5
-    assert plan.evaluate(x, y)["loss"] == pytest.approx(loss, rel=2e-5)
+    # A loss near 0 is a small difference of scores that are not.
+    assert plan.evaluate(x, y)["loss"] == pytest.approx(loss, rel=2e-5, abs=1e-6)
 
 
 def test_resnet_20_step_by_step(starts: dict[str, Any]) -> None:
@@ -249,4 +233,4 @@ def test_two_ranks(mpi_run: Any, starts: dict[str, Any], tmp_path: Path) -> None
         alone, net, _ = train_ours(name, tmp_path / f"{name}.safetensors", kind, options)
         assert losses == alone and fingerprint == ss.fingerprint(net)
         expected, _ = train_torch(name, starts[name], kind, options, torch.float64)
-        assert max(abs(a / b - 1) for a, b in zip(losses, expected, strict=True)) <= LOSS[name]
+        assert max(abs(a - b) for a, b in zip(losses, expected, strict=True)) / expected[0] <= LOSS[name]
