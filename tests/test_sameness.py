@@ -57,7 +57,7 @@ for make in (mlp, cnn, residual):
     for isa in sys.argv[2].split(","):
         os.environ["SAMESTEP_ISA"] = isa
         for threads in (1, 2):
-            for at_once in ((1, None) if isa != "scalar" or threads == 2 else (None,)):
+            for at_once in (1, None):
                 ss.manual_seed(11)
                 net, optimizer, batch = make()
                 plan = ss.compile(net, optimizer=optimizer, batch_size=batch, threads=threads, lanes_at_once=at_once, seed=3, metrics=["accuracy"])
