@@ -111,8 +111,8 @@ def check_target(array: Array, shape: tuple[int, ...], dtype: str, argument: str
 
 
 def quotient(pair: Any) -> float:
-    """The value of a result: sum / denominator; 0 where nothing counted."""
-    return float(pair[0] / pair[1]) if pair[1] != 0 else 0.0
+    """The value of a result: sum / denominator; nan where nothing counted."""
+    return float(pair[0] / pair[1]) if pair[1] != 0 else math.nan
 
 
 class Plan:
@@ -258,6 +258,7 @@ class Plan:
                 optimizer=self.optimizer._core_name,
                 hypers=self.optimizer.hypers(),
                 threads=self.threads,
+                pin=os.environ.get("SAMESTEP_PIN") == "1",
                 backend=self.backend,
                 isa=os.environ.get("SAMESTEP_ISA") or None,
                 seed=self.seed,
