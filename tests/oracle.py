@@ -148,7 +148,11 @@ def resnet(nn: Any, widths: tuple[int, ...] = (16, 32, 64), blocks: int = 3, act
             y = self.b2(self.c2(y))
             return act(y + (x if self.sc is None else self.sc(x)))
 
-    layers: list[Any] = [nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+    layers: list[Any] = [
+        nn.Conv2d(3, widths[0], 3, 1, 1, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        {"relu": nn.ReLU, "silu": nn.SiLU}[activation](),
+    ]
     before = widths[0]
     for number, width in enumerate(widths):
         for block in range(blocks):

@@ -5,8 +5,8 @@ Rounding is amplified by training itself: by Adam, whose first steps divide tiny
 deep networks of ReLUs, where it decides the sign of some inputs. PyTorch in float64 is the main witness (its own
 rounding hardly counts then), PyTorch in float32 the second one. ResNet-20 multiplies a difference by about ten in each
 step: after ten steps PyTorch's float32 is 2e-4 to 1e-3 (loss) and 0.1 to 0.3 (change of a parameter) away from its own
-float64, and so are we. There the sharp tests are test_resnet_20_step_by_step, which starts every step at PyTorch's
-parameters, and the same network with SiLU, which has no kinks.
+float64, and so are we. There the sharp tests are test_step_by_step, which starts every step at PyTorch's parameters,
+and the same network with SiLU, which has no kinks.
 
 The tolerances are about four times the largest of what was measured (AVX-512, all optimizers, both witnesses).
 Bit-for-bit equality over ranks, threads and instruction sets is the business of test_sameness.py.
@@ -40,12 +40,12 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 LOSS = {"mlp": 1e-6, "cnn": 1e-6, "resnet-20": 8e-3, "resnet-20 with silu": 4e-6, "resnet-small": 6e-6}
 """Largest error of the loss of a step, relative to the loss of the first."""
-CHANGE = {"mlp": 1e-4, "cnn": 2e-4, "resnet-20": 1.0, "resnet-20 with silu": 1e-3, "resnet-small": 5e-3}
+CHANGE = {"mlp": 1e-4, "cnn": 2e-4, "resnet-20": 1.0, "resnet-20 with silu": 2e-3, "resnet-small": 5e-3}
 """Largest error of a parameter's whole change in ten steps: norm of the difference over norm of the change."""
-GRADIENT = 1e-2
-"""Largest error of one gradient of ResNet-20 by its norm: one ReLU whose input is rounded to the other side of 0 moves
-it by as much."""
-STATISTICS = {"mlp": 0.0, "cnn": 0.0, "resnet-20": 4e-2, "resnet-20 with silu": 4e-4, "resnet-small": 5e-5}
+GRADIENT = {"resnet-20": 1e-2, "resnet-20 with silu": 4e-5}
+"""Largest error of the gradient of a parameter by its norm, at equal parameters: one ReLU whose input is rounded to the
+other side of 0 moves it by as much."""
+STATISTICS = {"mlp": 0.0, "cnn": 0.0, "resnet-20": 4e-2, "resnet-20 with silu": 1.5e-3, "resnet-small": 5e-5}
 """Largest error of running statistics, relative to the largest element."""
 
 
@@ -135,13 +135,14 @@ def test_training(name: str, rule: str, starts: dict[str, Any], tmp_path: Path) 
     assert plan.evaluate(x, y)["loss"] == pytest.approx(loss, rel=2e-5, abs=1e-6)
 
 
-def test_resnet_20_step_by_step(starts: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", GRADIENT)
+def test_step_by_step(name: str, starts: dict[str, Any]) -> None:
     """Ten steps of PyTorch in float64; each of them is taken here too, from the same parameters: loss, every
     gradient and the statistics."""
-    make, _, batch = oracle.NETWORKS["resnet-20"]
-    x, y = oracle.batches("resnet-20", STEPS)
+    make, _, batch = oracle.NETWORKS[name]
+    x, y = oracle.batches(name, STEPS)
     twin, net = make(torch.nn).double(), make(nn)
-    twin.load_state_dict(starts["resnet-20"])
+    twin.load_state_dict(starts[name])
     rule = torch.optim.SGD(twin.parameters(), lr=0.02, momentum=0.9)
     plan = ss.compile(net, "cross_entropy", optim.SGD(0.0), batch, threads=2)
     for step in range(STEPS):
@@ -158,7 +159,7 @@ def test_resnet_20_step_by_step(starts: dict[str, Any]) -> None:
         for key, parameter in twin.named_parameters():
             theirs = parameter.grad.numpy()
             error = np.linalg.norm(plan.gradients[key] - theirs) / np.linalg.norm(theirs)
-            assert error <= GRADIENT, (step, key, error)
+            assert error <= GRADIENT[name], (step, key, error)
         for key, buffer in twin.named_buffers():
             if not key.endswith("num_batches_tracked"):
                 assert oracle.distance(net.state_dict()[key], buffer) <= 2e-6, (step, key)
