@@ -7,6 +7,8 @@
 #ifndef SS_KERNELS_VARIANT_H
 #define SS_KERNELS_VARIANT_H
 #include <math.h>
+#include <stdint.h>
+#include <string.h>
 
 #define SS_PASTE2(name, variant) name##_##variant
 #define SS_PASTE(name, variant) SS_PASTE2(name, variant)
@@ -18,6 +20,22 @@ static inline real fma_r(real a, real b, real c) { return fma(a, b, c); }
 #else
 typedef float real;
 static inline real fma_r(real a, real b, real c) { return __builtin_fmaf(a, b, c); }
+#endif
+
+/* The nearest bfloat16 (ties to even), as a float; NaN stays NaN. */
+static inline float bf16_round(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u;
+    bits = (bits & 0x7fffffffu) > 0x7f800000u ? (bits & 0xffff0000u) | 0x00400000u : rounded;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+/* What an operator with ss_call.bf16 does to operands of its own; the f64 variant rounds nothing (finite differences). */
+#ifdef SS_F64
+static inline real bf16_r(real x) { return x; }
+#else
+static inline real bf16_r(real x) { return bf16_round(x); }
 #endif
 
 /* NaN propagates: relu(NaN) is NaN, max(1, NaN) is NaN in either order. */

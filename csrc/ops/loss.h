@@ -53,7 +53,7 @@ static inline void loss_unit_denominator(const ss_call *c) {
 }
 
 /* weight / denominator; 0 when the whole batch has no weight, so a batch of padding moves nothing. */
-static inline real loss_scale(const ss_call *c, real weight) { return c->denominator > 0 ? weight / (real)c->denominator : 0; }
+static inline real loss_scale(const ss_call *c, real weight) { return c->denominator > 0 ? (real)ss_loss_weight(c) * weight / (real)c->denominator : 0; }
 
 /* Logits as rows of `classes` values that lie side by side, `positions` rows a sample. */
 typedef struct class_axis {

@@ -14,7 +14,7 @@
 #include "base/shape.h"
 #include "kernels/kernels.h"
 
-enum { SS_MAX_IN = 8, SS_MAX_OUT = 2, SS_MAX_ATTR = 16 };
+enum { SS_MAX_IN = 8, SS_MAX_OUT = 4, SS_MAX_ATTR = 16 };
 
 typedef enum ss_attr_kind { SS_ATTR_INT, SS_ATTR_FLOAT, SS_ATTR_BOOL } ss_attr_kind;
 
@@ -57,7 +57,7 @@ typedef struct ss_call {
     ss_layout layout;
     void *in[SS_MAX_IN];              /* batched: [rows][sample]; parameter, buffer: whole. NULL where an optional input is absent. Buffers may be written when training. */
     void *out[SS_MAX_OUT];            /* [rows][sample] */
-    const void *grad_out[SS_MAX_OUT]; /* backward only */
+    const void *grad_out[SS_MAX_OUT]; /* backward only; NULL for an output whose gradient nobody asks for (never for all of them) */
     void *grad_in[SS_MAX_IN];         /* backward only; NULL when not wanted. Batched: [rows][sample], to be overwritten. Parameter: fold->blocks blocks, block_stride apart, to be overwritten */
     int64_t block_stride[SS_MAX_IN];
 
@@ -75,9 +75,12 @@ typedef struct ss_call {
     const int32_t *stat_group;   /* [fold->lanes] which group lane i belongs to */
     int stat_groups;
     double denominator;          /* losses: the joined result of `prepare`. In float it was summed in float. */
+    double loss_weight;          /* losses: factor of this loss in the sum that is differentiated; 0 stands for 1 (ss_loss_weight) */
 
     int thread, threads, phase;
     bool training;
+    bool bf16;                   /* precision bf16: operands of products are rounded to bfloat16. Inputs and grad_out of SS_OP_PRODUCT operators arrive rounded;
+                                  * operands that the operator makes itself (hidden states, attention weights) it rounds itself (bf16_r of kernels/variant.h) */
     uint64_t seed;
     uint32_t step, op_number; /* second half of the counter of random numbers: (element/4, sample0 + row, step, op_number) */
     ss_backend backend;
@@ -101,13 +104,15 @@ typedef struct ss_op_case {
 } ss_op_case;
 
 typedef enum ss_op_flag {
-    SS_OP_LOSS = 1,    /* `stat` (len 1) gives lane sums of the loss; its backward starts the gradient (no grad_out) and divides by c->denominator */
-    SS_OP_METRIC = 2,  /* like a loss, without gradient: value = joined stat / denominator */
+    SS_OP_LOSS = 1,    /* `stat` (len 1) gives lane sums of the loss; its backward starts the gradient (no grad_out), times ss_loss_weight(c), divided by c->denominator */
+    SS_OP_METRIC = 2,  /* like a loss, without gradient: value = joined stat / denominator. stat may have any length (counts of a confusion matrix): a vector of sums */
     SS_OP_ALIAS = 4,   /* output 0 is input 0's memory under another shape, gradients likewise; no functions needed */
     SS_OP_PASS = 8,    /* backward: the gradient of every batched input of the output's shape is grad_out[0] itself (add) */
     SS_OP_NEEDS_IN = 16,  /* backward reads in[] (batched inputs are kept for it) */
     SS_OP_NEEDS_OUT = 32, /* backward reads out[] */
-    SS_OP_TRAINING_ONLY = 64 /* identity when not training: the plan leaves it out (dropout) */
+    SS_OP_TRAINING_ONLY = 64, /* identity when not training: the plan leaves it out (dropout) */
+    SS_OP_FREE_TARGET = 128,  /* a loss or metric whose `prepare` reads neither input 0 nor input 1: both may be computed by other layers */
+    SS_OP_PRODUCT = 256       /* multiplies matrices or convolves: with precision bf16 its float inputs (weights of at least 2 axes, activations) and its grad_out are rounded */
 } ss_op_flag;
 
 typedef struct ss_op {
@@ -148,6 +153,7 @@ const ss_op *ss_op_f64(int index);
 /* Index of a name, or -1. */
 int ss_op_find(const char *name);
 
+static inline double ss_loss_weight(const ss_call *c) { return c->loss_weight == 0 ? 1 : c->loss_weight; }
 static inline int64_t ss_attr_i(const double *attr, int index) { return (int64_t)attr[index]; }
 
 /* Samples [begin, end) of this thread. */

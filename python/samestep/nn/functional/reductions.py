@@ -1,0 +1,3 @@
+"""Sums, means and extremes over axes."""
+
+__all__: list[str] = []

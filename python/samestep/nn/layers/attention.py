@@ -1,0 +1,3 @@
+"""Attention and rotary positions."""
+
+__all__: list[str] = []
