@@ -40,8 +40,16 @@ typedef struct plan_object {
     model_object *model;
     graph_object *graph;
     ss_dtype *wanted; /* of each input */
+    struct binding_host *host; /* functions of a user, or NULL */
     bool threads_used;
 } plan_object;
+
+/* binding/function.c: functions written in Python inside a plan. functions: a list of objects with forward(*arrays) and backward(grad, *arrays); NULL or None: none. */
+struct binding_host *binding_host_create(PyObject *functions);
+void binding_host_free(struct binding_host *host);
+ss_host *binding_host_of(struct binding_host *host, ss_session *session);
+/* Raises what a function raised in this process during the last step; false when nothing was. */
+bool binding_host_raise(struct binding_host *host);
 
 extern PyType_Spec comm_spec, graph_spec, model_spec, plan_spec;
 

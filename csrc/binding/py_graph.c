@@ -96,7 +96,17 @@ static PyObject *graph_node(PyObject *self, PyObject *args, PyObject *kwargs) {
         if (item != Py_None && binding_int(item, "value", 0, g->values - 1, &in[k])) goto done;
     }
     if (binding_attrs(mapping, &attrs, &count)) goto done;
-    result = answer(self, ss_graph_node(g, op, in, (int)n, attrs, count, layer, &value, &err), &value, &err);
+    if (ss_graph_node(g, op, in, (int)n, attrs, count, layer, &value, &err) != SS_OK) {
+        binding_raise(binding_state_of(self), &err);
+        goto done;
+    }
+    const ss_node *made = &g->node[g->nodes - 1];
+    result = made->n_out == 1 ? PyLong_FromLong(value) : PyTuple_New(made->n_out);
+    for (int k = 0; result && made->n_out > 1 && k < made->n_out; k++) {
+        PyObject *number = PyLong_FromLong(value + k);
+        if (!number) Py_CLEAR(result);
+        else PyTuple_SET_ITEM(result, k, number);
+    }
 done:
     ss_free(attrs);
     Py_DECREF(fast);
@@ -171,8 +181,8 @@ static PyObject *graph_nodes(PyObject *self, PyObject *unused) {
             if (ok) PyTuple_SET_ITEM(inputs, k, in);
         }
         if (ok)
-            item = Py_BuildValue("{s:i,s:s,s:s,s:O,s:i,s:O}", "number", n, "op", op->name, "layer", node->layer, "inputs", inputs, "output", node->out,
-                                 "attrs", attrs);
+            item = Py_BuildValue("{s:i,s:s,s:s,s:O,s:i,s:i,s:O}", "number", n, "op", op->name, "layer", node->layer, "inputs", inputs, "output", node->out,
+                                 "outputs", node->n_out, "attrs", attrs);
         Py_XDECREF(attrs);
         Py_XDECREF(inputs);
         if (!item || PyList_Append(list, item)) Py_CLEAR(list);
@@ -189,7 +199,7 @@ static PyMethodDef methods[] = {
     {"buffer", (PyCFunction)(void (*)(void))graph_buffer, METH_VARARGS | METH_KEYWORDS,
      "buffer($self, /, name, shape)\n--\n\nState that an operator updates."},
     {"node", (PyCFunction)(void (*)(void))graph_node, METH_VARARGS | METH_KEYWORDS,
-     "node($self, /, op, inputs, attrs=None, layer='')\n--\n\nAdds a node; returns its output value."},
+     "node($self, /, op, inputs, attrs=None, layer='')\n--\n\nAdds a node; returns its output value, or a tuple of several."},
     {"shape", graph_shape, METH_O, "shape($self, value, /)\n--\n\nShape of a value, without the batch axis."},
     {"batched", graph_batched, METH_O, "batched($self, value, /)\n--\n\nWhether a value has a batch axis."},
     {"dtype", graph_dtype, METH_O, "dtype($self, value, /)\n--\n\n'float32' or 'int32'."},

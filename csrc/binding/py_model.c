@@ -4,21 +4,21 @@
 #include "base/sha256.h"
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"graph", "comm", "optimizer", "hypers", "threads", "pin", "backend", "isa", "seed", NULL};
+    static char *names[] = {"graph", "comm", "optimizer", "hypers", "threads", "pin", "backend", "isa", "seed", "bf16", NULL};
     graph_object *graph;
     comm_object *comm;
     const char *optimizer = NULL, *backend = "native", *isa = NULL;
     PyObject *hypers = NULL;
-    int threads = 1, pin = 0, count = 0;
+    int threads = 1, pin = 0, bf16 = 0, count = 0;
     unsigned long long seed = 0;
     ss_attr *attrs = NULL;
     ss_error err;
     binding_state *state = PyType_GetModuleState(type);
     if (!state) return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|$zOipszK:Model", names, state->graph, &graph, state->comm, &comm, &optimizer, &hypers, &threads,
-                                     &pin, &backend, &isa, &seed))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|$zOipszKp:Model", names, state->graph, &graph, state->comm, &comm, &optimizer, &hypers, &threads,
+                                     &pin, &backend, &isa, &seed, &bf16))
         return NULL;
-    ss_model_options o = {.optimizer = optimizer, .threads = threads, .pin = pin, .seed = seed};
+    ss_model_options o = {.optimizer = optimizer, .threads = threads, .pin = pin, .bf16 = bf16, .seed = seed};
     if (threads < 1 || threads > 1024) return PyErr_Format(PyExc_ValueError, "threads=%d must be between 1 and 1024", threads);
     if (!strcmp(backend, "openblas")) o.backend = SS_BACKEND_OPENBLAS;
     else if (strcmp(backend, "native")) return PyErr_Format(PyExc_ValueError, "backend must be 'native' or 'openblas', not '%s'", backend);
@@ -327,7 +327,7 @@ static PyMethodDef methods[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, "Model(graph, comm, *, optimizer=None, hypers=None, threads=1, pin=False, backend='native', isa=None, seed=0)\n--\n\n"
+    {Py_tp_doc, "Model(graph, comm, *, optimizer=None, hypers=None, threads=1, pin=False, backend='native', isa=None, seed=0, bf16=False)\n--\n\n"
                 "The arena of parameters, buffers and optimizer state of a network."},
     {Py_tp_new, model_new},
     {Py_tp_dealloc, model_dealloc},

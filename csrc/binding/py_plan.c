@@ -9,17 +9,17 @@ enum {
 };
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"model", "graph", "batch", "training", "lanes", "lanes_at_once", "gradients", "results", NULL};
+    static char *names[] = {"model", "graph", "batch", "training", "lanes", "lanes_at_once", "gradients", "results", "functions", NULL};
     model_object *model;
     graph_object *graph;
-    PyObject *lanes = Py_None, *at_once = Py_None;
+    PyObject *lanes = Py_None, *at_once = Py_None, *functions = NULL;
     long long batch;
     int training, gradients = 0, results = 1;
     ss_error err;
     binding_state *state = PyType_GetModuleState(type);
     if (!state) return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|$LpOOpp:Plan", names, state->model, &model, state->graph, &graph, &batch, &training, &lanes,
-                                     &at_once, &gradients, &results))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|$LpOOppO:Plan", names, state->model, &model, state->graph, &graph, &batch, &training, &lanes,
+                                     &at_once, &gradients, &results, &functions))
         return NULL;
     ss_options o = {.batch = batch, .training = training, .with_results = results, .gradients = gradients};
     if (lanes != Py_None) {
@@ -46,6 +46,14 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         Py_DECREF(self);
         return NULL;
     }
+    if (functions && functions != Py_None) {
+        self->host = binding_host_create(functions);
+        if (!self->host) {
+            Py_DECREF(self);
+            return NULL;
+        }
+        self->session->host = binding_host_of(self->host, self->session);
+    }
     graph->frozen = true;
     return (PyObject *)self;
 }
@@ -55,6 +63,7 @@ static void plan_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     ss_loader_free(self->loader);
     ss_session_free(self->session);
+    binding_host_free(self->host);
     ss_free(self->wanted);
     Py_XDECREF((PyObject *)self->graph);
     Py_XDECREF((PyObject *)self->model);
@@ -148,8 +157,14 @@ done:
 }
 
 static PyObject *new_results(const ss_session *s, int64_t steps) {
-    npy_intp dims[3] = {steps, s->results, 2};
+    npy_intp dims[3] = {steps, s->result_elements, 2};
     return steps < 0 ? PyArray_SimpleNew(2, dims + 1, NPY_DOUBLE) : PyArray_SimpleNew(3, dims, NPY_DOUBLE);
+}
+
+/* What a function in Python raised is raised itself; any other failure, and that of another rank, by its status. */
+static PyObject *raise_step(plan_object *self, const ss_error *err) {
+    if (self->host && binding_host_raise(self->host)) return NULL;
+    return binding_raise(binding_state_of((PyObject *)self), err);
 }
 
 static PyObject *plan_step(PyObject *object, PyObject *args, PyObject *kwargs) {
@@ -177,7 +192,7 @@ static PyObject *plan_step(PyObject *object, PyObject *args, PyObject *kwargs) {
     if (status == SS_OK) return results;
 fail:
     Py_DECREF(results);
-    return binding_raise(binding_state_of(object), &err);
+    return raise_step(self, &err);
 }
 
 static int64_t nanoseconds(void) {
@@ -209,7 +224,7 @@ static ss_status run_steps(plan_object *self, const ss_feed *feed, int64_t first
         ss_status loaded = local;
         if (local == SS_OK) loaded = ahead ? ss_loader_next(self->loader, &set, &batch, err) : ss_feed_load(feed, s, 0, first + k, &batch, err);
         if (loaded != SS_OK) batch = 1;
-        status = loaded == SS_OK || shared ? ss_session_step(s, set, batch, s->training, loaded, out + k * 2 * s->results, NULL, err) : loaded;
+        status = loaded == SS_OK || shared ? ss_session_step(s, set, batch, s->training, loaded, out + k * 2 * s->result_elements, NULL, err) : loaded;
         if (status == SS_OK && nanoseconds() - looked > SIGNAL_NANOSECONDS) {
             PyEval_RestoreThread(saved);
             *interrupted = PyErr_CheckSignals() != 0;
@@ -276,7 +291,7 @@ raise:
     Py_XDECREF(indices);
     if (status == SS_OK && !interrupted) return results;
     Py_XDECREF(results);
-    if (!interrupted) binding_raise(binding_state_of(object), &err);
+    if (!interrupted) raise_step(self, &err);
     return NULL;
 }
 
@@ -325,7 +340,7 @@ done:
     ss_model_leave(m);
     if (status == SS_OK) return list;
     Py_XDECREF(list);
-    return binding_raise(binding_state_of(object), &err);
+    return raise_step((plan_object *)object, &err);
 }
 
 static PyObject *plan_rows(PyObject *self, PyObject *arg) {
@@ -407,7 +422,7 @@ static PyObject *explain_instruction(const ss_session *s, int index) {
         cost.flops *= (double)i->call.rows; /* of one sweep, as the seconds are */
         cost.bytes *= (double)i->call.rows;
     }
-    long long offset = i->out.kind == SS_REF_BUFFER ? (long long)p->buffer[i->out.index].offset : -1;
+    long long offset = i->out[0].kind == SS_REF_BUFFER ? (long long)p->buffer[i->out[0].index].offset : -1;
     for (int k = 0; i->backward && !i->sum && k < i->call.n_in; k++)
         if (i->grad_in[k].kind == SS_REF_BUFFER) offset = (long long)p->buffer[i->grad_in[k].index].offset;
     int bucket = -1;
@@ -467,6 +482,15 @@ static PyObject *plan_results(PyObject *self, void *unused) {
     return list;
 }
 
+static PyObject *plan_result_lengths(PyObject *self, void *unused) {
+    (void)unused;
+    const ss_session *s = session_of(self);
+    PyObject *list = PyList_New(0);
+    for (int k = 0; list && k < s->results; k++)
+        if (append(list, PyLong_FromLongLong(s->program->stat[s->program->result_stat[k]].length))) Py_CLEAR(list);
+    return list;
+}
+
 static PyObject *plan_batch(PyObject *self, void *unused) {
     (void)unused;
     return PyLong_FromLongLong(session_of(self)->schedule->most_batch);
@@ -494,6 +518,7 @@ static PyObject *plan_model(PyObject *self, void *unused) {
 
 static PyGetSetDef getset[] = {
     {"results", plan_results, NULL, "Names of losses and metrics, in order.", NULL},
+    {"result_lengths", plan_result_lengths, NULL, "Pairs (sum, denominator) that each result has.", NULL},
     {"batch", plan_batch, NULL, "The largest global batch.", NULL},
     {"lanes", plan_lanes, NULL, "Lanes of the global batch.", NULL},
     {"lanes_at_once", plan_at_once, NULL, "Lanes of a sweep.", NULL},
@@ -520,7 +545,7 @@ static PyMethodDef methods[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, "Plan(model, graph, *, batch, training, lanes=None, lanes_at_once=None, gradients=False, results=True)\n--\n\n"
+    {Py_tp_doc, "Plan(model, graph, *, batch, training, lanes=None, lanes_at_once=None, gradients=False, results=True, functions=None)\n--\n\n"
                 "Memory, lanes and the order of work for one graph and a largest batch."},
     {Py_tp_new, plan_new},
     {Py_tp_dealloc, plan_dealloc},

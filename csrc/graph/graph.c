@@ -152,14 +152,23 @@ ss_status ss_graph_node(ss_graph *g, const char *name, const int *in, int n_in, 
         goto done;
     }
     SS_TRY(op->infer(&q, err));
-    assert(q.n_out == 1);
-    SS_TRY(ss_shape_check(&q.out[0], "output", err));
+    assert(q.n_out >= 1 && q.n_out <= SS_MAX_OUT);
+    for (int k = 0; k < q.n_out; k++) SS_TRY(ss_shape_check(&q.out[k], "output", err));
     SS_TRY(grow((void **)&g->node, g->nodes, &g->node_room, sizeof *g->node, err));
     node.layout = q.layout;
     node.any_layout = q.any_layout;
-    ss_value value = {.kind = SS_VALUE_NODE, .dtype = q.out_dtype[0], .shape = q.out[0], .batched = true, .index = g->nodes};
-    snprintf(value.name, sizeof value.name, "%s", node.layer);
-    SS_TRY(add_value(g, &value, &node.out, err));
+    node.out = g->values;
+    node.n_out = q.n_out;
+    for (int k = 0; k < q.n_out; k++) {
+        ss_value value = {.kind = SS_VALUE_NODE, .dtype = q.out_dtype[k], .shape = q.out[k], .batched = true, .index = g->nodes, .port = k};
+        int added;
+        snprintf(value.name, sizeof value.name, "%s", node.layer);
+        status = add_value(g, &value, &added, err);
+        if (status != SS_OK) {
+            g->values = node.out;
+            goto done;
+        }
+    }
     g->node[g->nodes++] = node;
     *number = node.out;
 done:
@@ -180,7 +189,7 @@ ss_status ss_graph_output(ss_graph *g, int value, ss_error *err) {
 ss_status ss_graph_result(ss_graph *g, int value, const char *name, double weight, ss_error *err) {
     if (value < 0 || value >= g->values || !is_result(g, &g->value[value]))
         return SS_FAIL(err, SS_ERR_VALUE, "value %d cannot be a result: only losses and metrics can", value);
-    if (weight != 1) return SS_FAIL(err, SS_ERR_VALUE, "result '%s': weight=%g, but only 1 is supported", name, weight);
+    if (!(weight >= -1e30 && weight <= 1e30)) return SS_FAIL(err, SS_ERR_VALUE, "result '%s': weight=%g must be finite", name, weight);
     ss_status status = grow((void **)&g->result, g->results, &g->result_room, sizeof *g->result, err);
     if (status != SS_OK) return status;
     int node = g->value[value].index, at = 0;

@@ -17,6 +17,7 @@ typedef struct ss_value {
     bool batched;
     bool trainable; /* parameters */
     int index;      /* among the inputs, parameters, buffers or nodes */
+    int port;       /* which output of the node */
     char name[SS_NAME];
 } ss_value;
 
@@ -24,7 +25,7 @@ typedef struct ss_node {
     int op; /* index in the operator table */
     int n_in;
     int in[SS_MAX_IN]; /* values; -1: absent */
-    int out;
+    int out, n_out;    /* the first output value; further ones follow it */
     double attr[SS_MAX_ATTR];
     ss_layout layout;
     bool any_layout;
@@ -61,10 +62,10 @@ typedef struct ss_attr {
     double value;
 } ss_attr;
 
-/* Infers the shape of the output; a failure leaves the graph as it was, and its message names the layer. */
+/* Infers the shapes of the outputs; *value is the first, g->node[...].n_out tells how many follow. A failure leaves the graph as it was, and its message names the layer. */
 ss_status ss_graph_node(ss_graph *g, const char *op, const int *in, int n_in, const ss_attr *attr, int attrs, const char *layer, int *value, ss_error *err);
 ss_status ss_graph_output(ss_graph *g, int value, ss_error *err);
-/* Marks a loss or metric; a second call for the same node changes its name and weight. */
+/* Marks a loss or metric; a second call for the same node changes its name and weight. weight: factor of a loss in the sum that is differentiated, 0: measured only. */
 ss_status ss_graph_result(ss_graph *g, int value, const char *name, double weight, ss_error *err);
 
 /* Fills attr[] from defaults and the given pairs, checked against the operator's ranges. */

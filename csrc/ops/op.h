@@ -84,8 +84,15 @@ typedef struct ss_call {
     uint64_t seed;
     uint32_t step, op_number; /* second half of the counter of random numbers: (element/4, sample0 + row, step, op_number) */
     ss_backend backend;
+    struct ss_host *host;        /* NULL without functions of the host language */
     const ss_kernels *kernels; /* NULL in the f64 variant and in naive references */
 } ss_call;
+
+/* Functions of the host language inside a plan: `run` calls function number `id` forward or backward for the rows [begin, end) of the call, one lane at a time and on thread 0 alone.
+ * grad: in backward, where the lane's gradient of input k goes when it is a parameter. A failure is remembered by the host (the step ends with it on every rank); its outputs are then 0. */
+typedef struct ss_host {
+    void (*run)(struct ss_host *host, const ss_call *c, int id, int64_t begin, int64_t end, bool backward, float *const *grad);
+} ss_host;
 
 typedef struct ss_cost {
     double flops, bytes; /* of one sample: forward, or forward and backward together when backward is set */
@@ -112,6 +119,8 @@ typedef enum ss_op_flag {
     SS_OP_NEEDS_OUT = 32, /* backward reads out[] */
     SS_OP_TRAINING_ONLY = 64, /* identity when not training: the plan leaves it out (dropout) */
     SS_OP_FREE_TARGET = 128,  /* a loss or metric whose `prepare` reads neither input 0 nor input 1: both may be computed by other layers */
+    SS_OP_ANY_DTYPE = 1024,   /* moves elements: takes int32 as well as float and passes the dtype on */
+    SS_OP_HOST = 512,         /* calls functions of the host language (c->host) */
     SS_OP_PRODUCT = 256       /* multiplies matrices or convolves: with precision bf16 its float inputs (weights of at least 2 axes, activations) and its grad_out are rounded */
 } ss_op_flag;
 

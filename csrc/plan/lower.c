@@ -28,7 +28,7 @@ static int in_layout(ss_lowered *l, int value, ss_layout layout, const ss_lnode 
     ss_lvalue *v = &l->value[value];
     if (v->neutral || v->layout == layout) return value;
     if (converted[value] >= 0) return converted[value];
-    ss_lnode node = {.op = ss_op_find("relayout"), .n_in = 1, .in = {value}, .layout = v->layout, .number = user->number, .traced = -1, .layer = user->layer};
+    ss_lnode node = {.op = ss_op_find("relayout"), .n_in = 1, .in = {value}, .n_out = 1, .layout = v->layout, .number = user->number, .traced = -1, .layer = user->layer};
     assert(node.op >= 0);
     ss_attr direction = {"to_channels_last", layout == SS_CHANNELS_LAST};
     ss_status status = ss_attrs_fill(ss_op_at(SS_ISA_SCALAR, node.op), &direction, 1, node.attr, NULL);
@@ -39,11 +39,27 @@ static int in_layout(ss_lowered *l, int value, ss_layout layout, const ss_lnode 
     out.layout = layout;
     out.source = -1;
     out.node = l->nodes;
-    node.out = add_value(l, out);
+    int made = node.out[0] = add_value(l, out);
     l->node[l->nodes++] = node;
-    converted[value] = node.out;
-    converted[node.out] = value;
-    return node.out;
+    converted[value] = made;
+    converted[made] = value;
+    return made;
+}
+
+/* A value rounded to bfloat16 (made once per value). */
+static int in_bf16(ss_lowered *l, int value, const ss_lnode *user, int *rounded) {
+    if (rounded[value] >= 0) return rounded[value];
+    const ss_lvalue *v = &l->value[value];
+    ss_lnode node = {.op = ss_op_find("bf16_round"), .n_in = 1, .in = {value}, .n_out = 1, .layout = v->layout, .number = user->number, .traced = -1, .layer = user->layer};
+    assert(node.op >= 0);
+    ss_lvalue out = *v;
+    out.kind = SS_VALUE_NODE;
+    out.source = -1;
+    out.node = l->nodes;
+    int made = node.out[0] = add_value(l, out);
+    l->node[l->nodes++] = node;
+    rounded[value] = rounded[made] = made;
+    return made;
 }
 
 /* Traced nodes that an output or a result depends on. */
@@ -60,14 +76,14 @@ static void mark_needed(const ss_graph *g, bool with_results, bool *needed) {
     }
 }
 
-static void lower_node(ss_lowered *l, const ss_graph *g, int index, bool training, int *map, int *converted) {
+static void lower_node(ss_lowered *l, const ss_graph *g, int index, bool training, bool bf16, int *map, int *converted, int *rounded) {
     const ss_node *from = &g->node[index];
     const ss_op *op = ss_op_at(SS_ISA_SCALAR, from->op);
     if (!training && (op->flags & SS_OP_TRAINING_ONLY)) {
         map[from->out] = map[from->in[0]];
         return;
     }
-    ss_lnode node = {.op = from->op, .n_in = from->n_in, .layout = from->layout, .number = (uint32_t)index, .traced = index, .layer = from->layer};
+    ss_lnode node = {.op = from->op, .n_in = from->n_in, .n_out = from->n_out, .layout = from->layout, .number = (uint32_t)index, .traced = index, .layer = from->layer};
     memcpy(node.attr, from->attr, sizeof node.attr);
     if (from->any_layout) {
         node.layout = SS_PLAIN;
@@ -84,14 +100,17 @@ static void lower_node(ss_lowered *l, const ss_graph *g, int index, bool trainin
         }
         int value = map[from->in[k]];
         node.in[k] = l->value[value].batched ? in_layout(l, value, node.layout, &node, converted) : value;
+        if (bf16 && (op->flags & SS_OP_PRODUCT) && l->value[value].batched && l->value[value].dtype == SS_F32) node.in[k] = in_bf16(l, node.in[k], &node, rounded);
         needs |= l->value[node.in[k]].needs_grad;
     }
-    const ss_value *result = &g->value[from->out];
-    ss_lvalue out = {.kind = SS_VALUE_NODE, .dtype = result->dtype, .shape = result->shape, .batched = true, .layout = node.layout, .source = -1,
-                     .needs_grad = needs && op->backward, .node = l->nodes, .name = result->name};
-    if (op->flags & SS_OP_ALIAS) out.needs_grad = needs;
-    node.out = add_value(l, out);
-    map[from->out] = node.out;
+    for (int k = 0; k < from->n_out; k++) {
+        const ss_value *result = &g->value[from->out + k];
+        ss_lvalue out = {.kind = SS_VALUE_NODE, .dtype = result->dtype, .shape = result->shape, .batched = true, .layout = node.layout, .source = -1,
+                         .needs_grad = needs && result->dtype == SS_F32 && (op->backward || op->flags & SS_OP_ALIAS), .node = l->nodes, .name = result->name};
+        map[from->out + k] = node.out[k] = add_value(l, out);
+    }
+    for (int r = 0; r < g->results; r++)
+        if (g->result[r].node == index) node.weight = g->result[r].weight;
     l->node[l->nodes++] = node;
 }
 
@@ -103,27 +122,27 @@ static ss_layout input_layout(const ss_graph *g, int value) {
     return SS_PLAIN;
 }
 
-ss_status ss_lower(const ss_graph *g, bool training, bool with_results, ss_lowered **out, ss_error *err) {
+ss_status ss_lower(const ss_graph *g, bool training, bool with_results, bool bf16, ss_lowered **out, ss_error *err) {
     ss_status status = SS_OK;
-    /* Each input of each node and each output may need one conversion. */
-    size_t room = (size_t)g->values + (size_t)g->nodes * (SS_MAX_IN + 1) + (size_t)g->outputs + 1;
+    /* Each input of each node may need a conversion and a rounding, each output a conversion. */
+    size_t room = (size_t)g->values + (size_t)g->nodes * (2 * SS_MAX_IN + 1) + (size_t)g->outputs + 1;
     bool *needed = ss_calloc((size_t)g->nodes + 1, sizeof *needed);
     int *map = ss_calloc((size_t)g->values + 1, sizeof *map);
-    int *converted = ss_calloc(room, sizeof *converted);
+    int *converted = ss_calloc(room, sizeof *converted), *rounded = ss_calloc(room, sizeof *rounded);
     ss_lowered *l = ss_calloc(1, sizeof *l);
-    if (!needed || !map || !converted || !l) goto no_memory;
+    if (!needed || !map || !converted || !rounded || !l) goto no_memory;
     l->value = ss_calloc(room, sizeof *l->value);
     l->node = ss_calloc(room, sizeof *l->node);
     l->output = ss_calloc((size_t)g->outputs + 1, sizeof *l->output);
     l->result = ss_calloc((size_t)g->results + 1, sizeof *l->result);
     if (!l->value || !l->node || !l->output || !l->result) goto no_memory;
-    for (size_t i = 0; i < room; i++) converted[i] = -1;
+    for (size_t i = 0; i < room; i++) converted[i] = rounded[i] = -1;
 
     mark_needed(g, with_results, needed);
     for (int i = 0; i < g->values; i++) {
         const ss_value *v = &g->value[i];
         if (v->kind == SS_VALUE_NODE) {
-            if (needed[v->index]) lower_node(l, g, v->index, training, map, converted);
+            if (needed[v->index] && v->port == 0) lower_node(l, g, v->index, training, bf16, map, converted, rounded);
             continue;
         }
         ss_lvalue leaf = {.kind = v->kind, .dtype = v->dtype, .shape = v->shape, .batched = v->batched, .trainable = v->trainable,
@@ -146,6 +165,7 @@ no_memory:
     status = SS_FAIL(err, SS_ERR_MEMORY, "no memory to lower a graph of %d nodes", g->nodes);
 done:
     ss_lowered_free(l);
+    ss_free(rounded);
     ss_free(converted);
     ss_free(map);
     ss_free(needed);

@@ -18,7 +18,8 @@ typedef struct ss_lvalue {
 
 typedef struct ss_lnode {
     int op, n_in;
-    int in[SS_MAX_IN], out; /* lowered values */
+    int in[SS_MAX_IN], out[SS_MAX_OUT], n_out; /* lowered values */
+    double weight;   /* of a loss among the results */
     double attr[SS_MAX_ATTR];
     ss_layout layout;
     uint32_t number; /* of the traced node; inserted nodes get the number of the node they serve */
@@ -37,7 +38,8 @@ typedef struct ss_lowered {
 } ss_lowered;
 
 /* The graph must outlive the result (names are shared). training also decides whether losses and metrics are differentiated: value.needs_grad is set only then. */
-ss_status ss_lower(const ss_graph *g, bool training, bool with_results, ss_lowered **out, ss_error *err);
+/* bf16: activations that go into products (SS_OP_PRODUCT) are rounded to bfloat16 by inserted nodes. */
+ss_status ss_lower(const ss_graph *g, bool training, bool with_results, bool bf16, ss_lowered **out, ss_error *err);
 void ss_lowered_free(ss_lowered *l);
 
 #endif

@@ -55,7 +55,7 @@ static const ss_op *op_of(const builder *b, const ss_lnode *node) { return ss_op
 static void fill_call(const builder *b, const ss_lnode *node, ss_call *c) {
     const ss_lowered *l = b->p->lowered;
     const ss_schedule *s = b->schedule;
-    *c = (ss_call){.attr = node->attr, .n_in = node->n_in, .n_out = 1, .layout = node->layout, .training = b->options->training,
+    *c = (ss_call){.attr = node->attr, .n_in = node->n_in, .n_out = node->n_out, .layout = node->layout, .training = b->options->training, .bf16 = b->options->bf16, .loss_weight = node->weight,
                    .rows = s->most_sweep_rows, .batch = s->most_batch, .fold = &s->sweep[0].fold, .threads = b->options->threads,
                    .op_number = node->number, .backend = b->options->backend, .kernels = b->kernels};
     for (int k = 0; k < node->n_in; k++) {
@@ -67,7 +67,7 @@ static void fill_call(const builder *b, const ss_lnode *node, ss_call *c) {
         c->in_shape[k] = v->shape;
         c->role[k] = v->batched ? SS_ROLE_BATCHED : v->kind == SS_VALUE_BUFFER ? SS_ROLE_BUFFER : SS_ROLE_PARAMETER;
     }
-    c->out_shape[0] = l->value[node->out].shape;
+    for (int k = 0; k < node->n_out; k++) c->out_shape[k] = l->value[node->out[k]].shape;
 }
 
 /* Begins an instruction for a node; the caller fills its references and calls finish(). */
@@ -110,6 +110,8 @@ static void refer_inputs(builder *b, ss_instruction *i, bool batched_too) {
         const ss_lvalue *v = &b->p->lowered->value[node->in[k]];
         /* What is not an activation is always at hand; activations are kept only for operators that say they read them. */
         if (batched_too || !v->batched) i->in[k] = use(b, b->place[node->in[k]]);
+        bool rounded = b->options->bf16 && (i->op->flags & SS_OP_PRODUCT) && v->kind == SS_VALUE_PARAMETER && v->shape.rank >= 2;
+        if (rounded) i->in[k].kind = SS_REF_ROUNDED;
     }
 }
 
@@ -130,12 +132,12 @@ static bool is_result(const ss_op *op) { return op->flags & (SS_OP_LOSS | SS_OP_
 static void write_forward(builder *b, int index) {
     ss_program *p = b->p;
     const ss_lnode *node = &p->lowered->node[index];
-    const ss_lvalue *out = &p->lowered->value[node->out];
     const ss_op *op = op_of(b, node);
     if (op->flags & SS_OP_ALIAS) {
-        b->place[node->out] = b->place[node->in[0]];
+        b->place[node->out[0]] = b->place[node->in[0]];
         return;
     }
+    p->hosted |= (op->flags & SS_OP_HOST) != 0;
     ss_instruction *i = begin(b, index, false, SS_STAGE_RUN);
     int64_t saved = op->saved_bytes ? op->saved_bytes(&i->call) : 0;
     int64_t length = stat_length(i, false);
@@ -153,7 +155,7 @@ static void write_forward(builder *b, int index) {
     i->stat = stat;
     refer_inputs(b, i, true);
     if (saved) b->saved[index] = i->saved = new_buffer(b, saved, "saved");
-    b->place[node->out] = i->out = new_buffer(b, value_bytes(out), "activation");
+    for (int k = 0; k < node->n_out; k++) b->place[node->out[k]] = i->out[k] = new_buffer(b, value_bytes(&p->lowered->value[node->out[k]]), "activation");
     finish(b);
 }
 
@@ -179,25 +181,49 @@ static void contribute(builder *b, int value, ss_ref contribution, const ss_lnod
                         .training = true, .threads = b->options->threads, .backend = b->options->backend, .kernels = b->kernels};
     i->in[0] = use(b, b->gradient[value]);
     i->in[1] = use(b, contribution);
-    i->out = b->gradient[value] = new_buffer(b, value_bytes(v), "gradient");
+    i->out[0] = b->gradient[value] = new_buffer(b, value_bytes(v), "gradient");
+    finish(b);
+}
+
+/* The gradient of a product's output, rounded to bfloat16: an operand of the backward products. */
+static void round_gradient(builder *b, int value, const ss_lnode *from) {
+    ss_program *p = b->p;
+    const ss_lvalue *v = &p->lowered->value[value];
+    ss_instruction *i = &p->instruction[p->instructions];
+    memset(i, 0, sizeof *i);
+    i->op = ss_op_at(b->options->isa, ss_op_find("bf16_round"));
+    i->node = -1;
+    i->sum = i->backward = true;
+    i->stage = SS_STAGE_RUN;
+    i->phases = 1;
+    i->segment = b->segment;
+    i->stat = -1;
+    i->layer = from->layer;
+    i->call = (ss_call){.n_in = 1, .n_out = 1, .in_shape = {v->shape}, .out_shape = {v->shape}, .layout = v->layout,
+                        .training = true, .threads = b->options->threads, .backend = b->options->backend, .kernels = b->kernels};
+    i->in[0] = use(b, b->gradient[value]);
+    i->out[0] = b->gradient[value] = new_buffer(b, value_bytes(v), "gradient");
     finish(b);
 }
 
 static void refer_backward(builder *b, ss_instruction *i) {
     const ss_lnode *node = &b->p->lowered->node[i->node];
     refer_inputs(b, i, i->op->flags & SS_OP_NEEDS_IN);
-    if (i->op->flags & SS_OP_NEEDS_OUT) i->out = use(b, b->place[node->out]);
     i->saved = use(b, b->saved[i->node]);
-    i->grad_out = use(b, b->gradient[node->out]);
+    for (int k = 0; k < node->n_out; k++) {
+        if (i->op->flags & SS_OP_NEEDS_OUT) i->out[k] = use(b, b->place[node->out[k]]);
+        i->grad_out[k] = use(b, b->gradient[node->out[k]]);
+    }
 }
 
 static void write_backward(builder *b, int index) {
     ss_program *p = b->p;
     const ss_lnode *node = &p->lowered->node[index];
-    const ss_lvalue *value = p->lowered->value, *out = &value[node->out];
+    const ss_lvalue *value = p->lowered->value, *out = &value[node->out[0]];
     const ss_op *op = op_of(b, node);
-    bool loss = op->flags & SS_OP_LOSS;
-    if (!loss && (!out->needs_grad || b->gradient[node->out].kind == SS_REF_NONE)) return;
+    bool loss = op->flags & SS_OP_LOSS, asked = loss && node->weight != 0;
+    for (int k = 0; !loss && k < node->n_out; k++) asked |= value[node->out[k]].needs_grad && b->gradient[node->out[k]].kind != SS_REF_NONE;
+    if (!asked) return;
     bool wanted = false, all_pass = op->flags & SS_OP_PASS;
     for (int k = 0; k < node->n_in; k++) {
         if (node->in[k] < 0 || !value[node->in[k]].needs_grad) continue;
@@ -207,9 +233,11 @@ static void write_backward(builder *b, int index) {
     if (!wanted) return;
     if ((op->flags & SS_OP_ALIAS) || all_pass) {
         for (int k = 0; k < node->n_in; k++)
-            if (node->in[k] >= 0 && value[node->in[k]].needs_grad) contribute(b, node->in[k], b->gradient[node->out], node);
+            if (node->in[k] >= 0 && value[node->in[k]].needs_grad) contribute(b, node->in[k], b->gradient[node->out[0]], node);
         return;
     }
+    for (int k = 0; b->options->bf16 && (op->flags & SS_OP_PRODUCT) && k < node->n_out; k++)
+        if (b->gradient[node->out[k]].kind != SS_REF_NONE) round_gradient(b, node->out[k], node);
     ss_instruction *i = begin(b, index, true, SS_STAGE_RUN);
     int64_t length = loss ? 0 : stat_length(i, true);
     int stat = -1;
@@ -284,7 +312,8 @@ static ss_status collect_prepares(builder *b, ss_error *err) {
         if (p->prepares && p->instruction[p->prepare[p->prepares - 1]].node == i->node) continue;
         for (int j = 0; j < i->call.n_in; j++) {
             /* prepare reads inputs of the step before anything ran. */
-            bool activation = i->in[j].kind == SS_REF_BUFFER && !(i->op->flags & (SS_OP_LOSS | SS_OP_METRIC) && j == 0);
+            bool judge = i->op->flags & (SS_OP_LOSS | SS_OP_METRIC), free = i->op->flags & SS_OP_FREE_TARGET;
+            bool activation = i->in[j].kind == SS_REF_BUFFER && !(judge && (j == 0 || (j == 1 && free)));
             if (activation)
                 return SS_FAIL(err, SS_ERR_VALUE, "layer '%s': input %d of %s must come from the data, not from another layer", i->layer, j, i->op->name);
         }
@@ -298,12 +327,12 @@ ss_status ss_program_build(const ss_graph *g, const ss_program_options *o, const
     builder b = {.graph = g, .options = o, .schedule = s, .kernels = ss_kernels_for(o->isa)};
     ss_program *p = b.p = ss_calloc(1, sizeof *p);
     if (!p) goto no_memory;
-    SS_TRY(ss_lower(g, o->training, o->with_results, &p->lowered, err));
+    SS_TRY(ss_lower(g, o->training, o->with_results, o->bf16, &p->lowered, err));
     size_t nodes = (size_t)p->lowered->nodes + 1, values = (size_t)p->lowered->values + 1;
-    size_t instructions = nodes * (4 + SS_MAX_IN);
+    size_t instructions = nodes * (4 + SS_MAX_IN + SS_MAX_OUT);
     p->training = o->training;
     p->instruction = ss_calloc(instructions, sizeof *p->instruction);
-    p->buffer = ss_calloc(nodes * (2 + 2 * SS_MAX_IN), sizeof *p->buffer);
+    p->buffer = ss_calloc(nodes * (2 + 2 * SS_MAX_IN + 2 * SS_MAX_OUT), sizeof *p->buffer);
     p->slot = ss_calloc(nodes * SS_MAX_IN, sizeof *p->slot);
     p->stat = ss_calloc(nodes * 2, sizeof *p->stat);
     p->prepare = ss_calloc(nodes, sizeof *p->prepare);

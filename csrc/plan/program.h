@@ -16,6 +16,7 @@ typedef enum ss_ref_kind {
     SS_REF_INPUT,     /* index among the graph's inputs */
     SS_REF_PARAMETER, /* index among the graph's parameters */
     SS_REF_STATE,     /* index among the graph's buffers (running statistics) */
+    SS_REF_ROUNDED,   /* a parameter in its bfloat16 copy, by the same index */
     SS_REF_GRADIENT   /* index of ss_slot */
 } ss_ref_kind;
 
@@ -56,7 +57,7 @@ typedef struct ss_instruction {
     bool solo; /* too small to be shared by threads */
     int phases, segment;
     int stat; /* index of the statistic it makes or reads; -1: none */
-    ss_ref in[SS_MAX_IN], out, grad_out, grad_in[SS_MAX_IN], saved;
+    ss_ref in[SS_MAX_IN], out[SS_MAX_OUT], grad_out[SS_MAX_OUT], grad_in[SS_MAX_IN], saved;
     int64_t scratch_bytes;
     ss_call call; /* shapes, attributes, roles; pointers are filled when it runs */
     const char *layer;
@@ -76,6 +77,7 @@ typedef struct ss_program {
     int64_t scratch_bytes, activation_bytes;
     double seconds; /* rough estimate of a sweep on one thread */
     bool training;
+    bool hosted;    /* some operator calls functions of the host (ss.Function) */
 } ss_program;
 
 typedef struct ss_program_options {
@@ -84,6 +86,7 @@ typedef struct ss_program_options {
     ss_isa isa;
     ss_backend backend;
     int threads;
+    bool bf16;
 } ss_program_options;
 
 ss_status ss_program_build(const ss_graph *g, const ss_program_options *o, const ss_schedule *s, ss_program **out, ss_error *err);

@@ -13,9 +13,9 @@ typedef struct life {
 static int each_ref(const ss_instruction *i, int k, ss_ref *ref) { /* 1 while there are more */
     if (k < SS_MAX_IN) *ref = i->in[k];
     else if (k < 2 * SS_MAX_IN) *ref = i->grad_in[k - SS_MAX_IN];
-    else if (k == 2 * SS_MAX_IN) *ref = i->out;
-    else if (k == 2 * SS_MAX_IN + 1) *ref = i->grad_out;
-    else if (k == 2 * SS_MAX_IN + 2) *ref = i->saved;
+    else if (k < 2 * SS_MAX_IN + SS_MAX_OUT) *ref = i->out[k - 2 * SS_MAX_IN];
+    else if (k < 2 * SS_MAX_IN + 2 * SS_MAX_OUT) *ref = i->grad_out[k - 2 * SS_MAX_IN - SS_MAX_OUT];
+    else if (k == 2 * SS_MAX_IN + 2 * SS_MAX_OUT) *ref = i->saved;
     else return 0;
     return 1;
 }
@@ -122,7 +122,7 @@ static int nodes_of(const ss_lowered *l, const char *op) {
 static ss_lowered *lower(const ss_graph *g, bool training, bool with_results) {
     ss_lowered *l = NULL;
     ss_error err;
-    CHECK(ss_lower(g, training, with_results, &l, &err) == SS_OK);
+    CHECK(ss_lower(g, training, with_results, false, &l, &err) == SS_OK);
     return l;
 }
 
@@ -167,7 +167,7 @@ static void check_relayout(void) {
                 CHECK(!v->batched || v->neutral || v->layout == l->node[n].layout);
                 CHECK(v->node < n);
             }
-            CHECK(l->value[l->node[n].out].node == n);
+            for (int k = 0; k < l->node[n].n_out; k++) CHECK(l->value[l->node[n].out[k]].node == n);
         }
     }
     ss_lowered_free(l);

@@ -51,7 +51,7 @@ ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_opt
     int64_t all = 0;
     ss_model *m = ss_calloc(1, sizeof *m);
     if (!m) goto no_memory;
-    *m = (ss_model){.transport = t, .isa = o->isa, .backend = o->backend, .threads = o->threads, .seed = o->seed, .kernels = ss_kernels_for(o->isa)};
+    *m = (ss_model){.transport = t, .isa = o->isa, .backend = o->backend, .threads = o->threads, .bf16 = o->bf16, .seed = o->seed, .kernels = ss_kernels_for(o->isa)};
     atomic_flag_clear(&m->busy);
     if (!m->kernels) {
         status = SS_FAIL(err, SS_ERR_VALUE, "this processor does not run the instruction set '%s'", ss_isa_name(o->isa));
@@ -84,11 +84,13 @@ ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_opt
     SS_TRY(choose_optimizer(m, o, err));
 
     ss_arena_plan plan = {0};
-    int64_t values, states, slot[SS_MAX_SLOTS];
+    int64_t values, states, slot[SS_MAX_SLOTS], rounded = 0;
     SS_TRY(ss_region_add(&plan, 4 * ss_max(m->elements, UNIT), &values, err));
     SS_TRY(ss_region_add(&plan, 4 * ss_max(m->state_elements, UNIT), &states, err));
     for (int k = 0; k < m->slots; k++) SS_TRY(ss_region_add(&plan, 4 * ss_max(m->trainable, UNIT), &slot[k], err));
+    if (m->bf16) SS_TRY(ss_region_add(&plan, 4 * ss_max(m->elements, UNIT), &rounded, err));
     SS_TRY(ss_arena_create(&plan, &m->arena, err));
+    if (m->bf16) m->rounded = ss_arena_at(m->arena, rounded);
     m->values = ss_arena_at(m->arena, values);
     m->states_at = ss_arena_at(m->arena, states);
     for (int k = 0; k < m->slots; k++) m->slot[k] = ss_arena_at(m->arena, slot[k]);

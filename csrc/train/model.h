@@ -38,6 +38,8 @@ typedef struct ss_model {
     ss_arena *arena;
     float *values, *states_at;
     float *slot[SS_MAX_SLOTS]; /* [trainable] each */
+    bool bf16;
+    float *rounded;            /* [elements] with bf16: the values rounded to bfloat16, made anew at the start of every step; else NULL */
 
     const ss_optim *optim; /* NULL: inference only */
     double hyper[SS_MAX_HYPER], derived[SS_MAX_DERIVED];
@@ -57,6 +59,7 @@ typedef struct ss_model_options {
     bool pin;
     ss_backend backend;
     ss_isa isa;
+    bool bf16; /* operands of products are rounded to bfloat16; parameters, gradients and optimizer state stay float32 */
     uint64_t seed;
 } ss_model_options;
 

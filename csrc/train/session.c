@@ -14,6 +14,7 @@ void ss_session_free(ss_session *s) {
     ss_exchange_free(s->exchange);
     ss_arena_free(s->arena);
     for (int k = 0; k < s->joins; k++) ss_group_join_free(s->join[k]);
+    ss_free(s->unread);
     ss_free(s->calls);
     ss_free(s->seconds);
     ss_free(s->denominator);
@@ -232,10 +233,12 @@ ss_status ss_session_create(ss_model *m, const ss_graph *g, const ss_options *o,
     }
     int lanes = o->lanes ? o->lanes : ss_default_lanes(ss_max(o->batch, 1));
     SS_TRY(ss_schedule_create(m->transport->rank, m->transport->size, lanes, o->lanes_at_once, o->batch, &s->schedule, err));
-    ss_program_options options = {.training = o->training, .with_results = o->with_results, .isa = m->isa, .backend = m->backend, .threads = m->threads};
+    ss_program_options options = {.training = o->training, .with_results = o->with_results, .isa = m->isa, .backend = m->backend, .threads = m->threads, .bf16 = m->bf16};
     SS_TRY(ss_program_build(g, &options, s->schedule, &s->program, err));
     const ss_program *p = s->program;
     s->results = p->results;
+    for (int k = 0; k < p->results; k++) s->result_elements += (int)p->stat[p->result_stat[k]].length;
+    s->unread = ss_calloc((size_t)(2 * s->result_elements) + 1, sizeof *s->unread);
     s->join = ss_calloc((size_t)p->stats + 1, sizeof *s->join);
     s->join_lanes = ss_calloc((size_t)p->stats + 1, sizeof *s->join_lanes);
     s->stat = ss_calloc((size_t)p->stats + 1, sizeof *s->stat);
@@ -252,7 +255,7 @@ ss_status ss_session_create(ss_model *m, const ss_graph *g, const ss_options *o,
     s->seconds = ss_calloc((size_t)p->instructions + 1, sizeof *s->seconds);
     s->calls = ss_calloc((size_t)p->instructions + 1, sizeof *s->calls);
     if (!s->join || !s->join_lanes || !s->stat || !s->parameter || !s->state || !s->slot_offset || !s->bucket || !s->extra || !s->input[0] ||
-        !s->input[1] || !s->input_bytes || !s->input_channels || !s->denominator || !s->seconds || !s->calls)
+        !s->input[1] || !s->input_bytes || !s->input_channels || !s->denominator || !s->seconds || !s->calls || !s->unread)
         goto no_memory;
     for (int v = 0; v < p->lowered->values; v++) {
         const ss_lvalue *value = &p->lowered->value[v];

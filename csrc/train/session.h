@@ -71,7 +71,11 @@ typedef struct ss_session {
 
     bool training, gradients;
     bool single; /* so little work that waking the pool would cost more than it saves: one thread does it */
-    int results;
+    int results, result_elements; /* losses and metrics; the elements of all of them */
+    double *unread;               /* [2 * result_elements] */
+    struct ss_host *host;         /* functions of the host language, or NULL; set before a step */
+    ss_status host_status;        /* what a function of the host met in this step, here or on another rank */
+    ss_error host_error;
     /* of the step in progress */
     int set;            /* input set */
     int64_t batch;
@@ -95,7 +99,7 @@ void ss_session_free(ss_session *s);
 void *ss_session_input(const ss_session *s, int set, int index);
 
 /* Runs one batch whose rows of this rank lie in input set `set`. local: SS_OK, or why this rank cannot take part (its err is filled): then all ranks fail together.
- * results: [results][2] sums and denominators (may be NULL). outputs: one array an output for this rank's rows, or NULL. */
+ * results: [result_elements][2] sums and denominators (may be NULL); a result of length L has L such pairs. outputs: one array an output for this rank's rows, or NULL. */
 ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool update, ss_status local, double *results, float **outputs, ss_error *err);
 /* The rows of a global batch that this rank holds. */
 void ss_session_rows(const ss_session *s, int64_t batch, int64_t *begin, int64_t *end);

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <time.h>
 #include "comm/collective.h"
+#include "kernels/variant.h"
 #include "train/session.h"
 
 static double now(void) {
@@ -28,6 +29,8 @@ static char *resolve(const ss_session *s, ss_ref ref, const ss_sweep *w) {
         return (char *)(s->model->values + s->model->parameter[s->parameter[ref.index]].offset);
     case SS_REF_STATE:
         return (char *)(s->model->states_at + s->model->state[s->state[ref.index]].offset);
+    case SS_REF_ROUNDED:
+        return (char *)(s->model->rounded + s->model->parameter[s->parameter[ref.index]].offset);
     case SS_REF_GRADIENT:
         return (char *)(s->gradient + w->top * s->gradient_elements + s->slot_offset[ref.index]);
     }
@@ -49,8 +52,11 @@ static void bind(const ss_session *s, const ss_instruction *i, const ss_sweep *w
         c->grad_in[k] = resolve(s, i->grad_in[k], w);
         c->block_stride[k] = s->gradient_elements;
     }
-    c->out[0] = resolve(s, i->out, w);
-    c->grad_out[0] = resolve(s, i->grad_out, w);
+    for (int k = 0; k < c->n_out; k++) {
+        c->out[k] = resolve(s, i->out[k], w);
+        c->grad_out[k] = resolve(s, i->grad_out[k], w);
+    }
+    c->host = s->host;
     c->saved = resolve(s, i->saved, w);
     c->scratch = s->scratch;
     c->rows = w->rows;
@@ -159,7 +165,7 @@ static ss_status prepare_local(ss_session *s, ss_error *err) {
         bind(s, i, &whole, &c);
         for (int j = 0; j < c.n_in; j++)
             if (i->in[j].kind == SS_REF_BUFFER) c.in[j] = NULL; /* not computed yet */
-        c.out[0] = NULL;
+        for (int j = 0; j < c.n_out; j++) c.out[j] = NULL;
         c.threads = 1;
         c.lane_stat = s->lane_value + (int64_t)k * w->lanes;
         ss_status status = w->rows ? i->op->prepare(&c, err) : SS_OK;
@@ -279,8 +285,10 @@ static void trace_lanes(ss_session *s, const ss_instruction *i, const ss_call *c
             int64_t length = s->program->stat[i->stat].length;
             hash = ss_hash(hash, (float *)c->lane_stat + k * length, 4 * length);
         } else if (!i->backward || i->sum) {
-            int64_t bytes = 4 * ss_shape_count(&c->out_shape[0]);
-            hash = ss_hash(hash, (char *)c->out[0] + row * bytes, rows * bytes);
+            for (int j = 0; j < c->n_out; j++) {
+                int64_t bytes = 4 * ss_shape_count(&c->out_shape[j]);
+                hash = ss_hash(hash, (char *)c->out[j] + row * bytes, rows * bytes);
+            }
         } else {
             for (int j = 0; j < c->n_in; j++) {
                 if (c->role[j] != SS_ROLE_BATCHED || !c->grad_in[j]) continue;
@@ -520,12 +528,47 @@ ss_status ss_session_gather_slots(ss_session *s, ss_error *err) {
     return status;
 }
 
+/* A function of the host may have failed on any rank. The step goes on without an update, so that every message that was posted finds its receiver, and ends with the failure. */
+static ss_status agree_on_host(ss_session *s, ss_error *err) {
+    enum { LIMIT = 16 };
+    const ss_transport *t = s->model->transport;
+    struct report {
+        int32_t code;
+        char message[SS_ERROR_TEXT];
+    } mine = {.code = s->host_status}, all[LIMIT];
+    size_t offset[SS_MAX_LANES], size[SS_MAX_LANES];
+    memcpy(mine.message, s->host_error.message, sizeof mine.message);
+    for (int base = 0; t->size > 1 && base < t->size; base += LIMIT) {
+        for (int r = 0; r < t->size; r++) {
+            bool inside = r >= base && r < base + LIMIT;
+            offset[r] = inside ? (size_t)(r - base) * sizeof mine : 0;
+            size[r] = inside ? sizeof mine : 0;
+        }
+        if (t->rank >= base && t->rank < base + LIMIT) all[t->rank - base] = mine;
+        ss_status status = ss_allgather(s->model->transport, all, offset, size, err);
+        if (status != SS_OK) return status;
+        for (int r = base; r < t->size && r < base + LIMIT; r++)
+            if (s->host_status == SS_OK && all[r - base].code != SS_OK) {
+                s->host_status = all[r - base].code;
+                ss_error_set(&s->host_error, s->host_status, __FILE__, __LINE__, "rank %d: %s", r, all[r - base].message);
+            }
+    }
+    if (s->host_status != SS_OK) s->update = false;
+    return SS_OK;
+}
+
 static void walk_program(void *argument, int thread, int threads) {
     ss_session *s = argument;
     const ss_program *p = s->program;
     const ss_schedule *sch = s->schedule;
     walk w = {.s = s, .thread = thread, .threads = threads};
     int first = 0;
+    if (s->model->bf16) {
+        int64_t from, to;
+        ss_split(s->model->elements, 16, thread, threads, &from, &to);
+        for (int64_t e = from; e < to; e++) s->model->rounded[e] = bf16_round(s->model->values[e]);
+        meet(&w);
+    }
     for (int segment = 0; segment < p->segments; segment++) {
         int last = first;
         while (last < p->instructions && p->instruction[last].segment == segment) last++;
@@ -544,19 +587,25 @@ static void walk_program(void *argument, int thread, int threads) {
         if (segment < p->segments - 1) LEAD(&w, join_segment(s, segment, &s->error));
         first = last;
     }
+    if (p->hosted) LEAD(&w, agree_on_host(s, &s->error));
     if (p->training) finish_gradients(&w);
 }
 
-/* Sums and denominators of losses and metrics. */
+/* Sums and denominators of losses and metrics, a pair for each element of each. */
 static ss_status finish_results(ss_session *s, double *results, ss_error *err) {
     const ss_program *p = s->program;
     for (int k = 0; k < p->results; k++) {
-        float sum = 0;
         const ss_stat_memory *memory = &s->stat[p->result_stat[k]];
-        ss_status status = join_lanes(s, s->join[0], NULL, NULL, false, 1, memory->lanes, &sum, err);
+        const ss_stat *stat = &p->stat[p->result_stat[k]];
+        const ss_instruction *i = &p->instruction[stat->instruction];
+        ss_call c;
+        bind(s, i, &s->schedule->sweep[0], &c);
+        ss_status status = join_lanes(s, s->join[memory->join], i, &c, false, stat->length, memory->lanes, memory->groups, err);
         if (status != SS_OK) return status;
-        results[2 * k] = sum;
-        results[2 * k + 1] = s->denominator[p->result_prepare[k]];
+        for (int64_t e = 0; e < stat->length; e++) {
+            *results++ = memory->groups[e];
+            *results++ = s->denominator[p->result_prepare[k]];
+        }
     }
     return SS_OK;
 }
@@ -572,7 +621,6 @@ static void trace_parameters(ss_session *s) {
 
 ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool do_update, ss_status local, double *results, float **outputs, ss_error *err) {
     ss_status status = SS_OK;
-    double ignored[2 * SS_MAX_RESULTS];
     if (local == SS_OK && (batch < 1 || batch > s->schedule->most_batch || set < 0 || set > 1)) /* told to all ranks, like any failure before the start */
         local = SS_FAIL(err, SS_ERR_VALUE, "a step on input set %d with a batch of %lld: sets are 0 and 1, batches 1 to %lld", set, (long long)batch,
                         (long long)s->schedule->most_batch);
@@ -581,7 +629,7 @@ ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool do_update,
     s->batch = batch;
     s->update = do_update && s->training;
     s->destination = outputs;
-    s->status = SS_OK;
+    s->status = s->host_status = SS_OK;
     if (s->schedule->batch != batch) {
         ss_schedule_set(s->schedule, batch);
         for (int k = 0; k < s->joins; k++) ss_group_join_set(s->join[k], s->schedule, s->join_lanes[k]);
@@ -596,10 +644,14 @@ ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool do_update,
     }
     if (status == SS_OK) status = ss_arena_check(s->arena, err); /* red zones of the regions; nothing in release builds */
     if (status == SS_OK && s->exchange && s->gradients) status = gather_pieces(s, s->gradient, err);
-    if (status == SS_OK && s->program->results) status = finish_results(s, results ? results : ignored, err);
+    if (status == SS_OK && s->program->results) status = finish_results(s, results ? results : s->unread, err);
     if (status != SS_OK) {
         s->model->broken |= s->training;
         goto done;
+    }
+    if (s->host_status != SS_OK) {
+        if (err) *err = s->host_error;
+        return s->host_status;
     }
     if (s->update) {
         trace_parameters(s);
