@@ -94,7 +94,7 @@ def test_the_batch_is_symbolic():
         (lambda m, x: x + nn.Parameter(np.ones(4)), ValueError, "not registered"),
         (lambda m, x: x + "1", TypeError, "add"),
         (lambda m, x: F.linear(x, m.p), ValueError, "linear"),
-        (lambda m, x: (x, x), TypeError, "one tensor"),
+        (lambda m, x: (x, 1), TypeError, "must return tensors"),
     ],
 )
 def test_errors(function, error, text):

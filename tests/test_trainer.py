@@ -404,8 +404,8 @@ def test_arguments_are_checked(options, error, text):
     with pytest.raises(error):  # before anything is trained
         t.fit(x, y, verbose=False, **options)
     assert t.epoch == 0 and t.plan.step_count == 0
-    with pytest.raises(TypeError):
-        ss.Trainer(net(), precision="bf16")
+    with pytest.raises(ValueError, match="precision"):
+        ss.Trainer(net(), precision="fp64")
     for wrong in (3, [3], ["epoch"]):
         with pytest.raises(TypeError, match="callbacks"):
             ss.Trainer(net(), callbacks=wrong)

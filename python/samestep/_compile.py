@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,13 +17,14 @@ from . import optim as optimizers
 from ._agree import agree
 from ._arrays import as_labels, as_rows, check_shape
 from ._explain import Explanation
-from ._trace import Tensor, Trace
+from ._heads import Head, Heads, Results
+from ._structure import flatten, rebuild, tensors
+from ._trace import NeedsInteger, Trace
 from .nn import loss as losses
 from .nn._stored import StepCounter, Stored
 from .nn.module import Module
 
 Array = npt.NDArray[Any]
-METRICS = ("accuracy",)
 MOST_THREADS = 1024  # the core's limit
 LARGEST = 2**31 - 1  # whole numbers travel to the core as C ints
 T = TypeVar("T")
@@ -42,6 +44,8 @@ def compile(
     lanes_at_once: int | None = None,
     threads: int | None = None,
     backend: str = "native",
+    precision: str = "fp32",
+    loss_weights: Any = None,
     gradients: bool | None = None,
     comm: Any = None,
 ) -> Plan:
@@ -50,12 +54,16 @@ def compile(
     Under MPI every rank calls it alike; parameters, options and versions are compared, and rank 0's parameters are sent
     to all.
 
-    Parameters: net: the network; loss: "cross_entropy", "mse" or a loss of samestep.nn; optimizer: an optimizer of
-    samestep.optim or its name; batch_size: largest number of samples in the global batch (default: that of the first
-    step); input_shape: shape of one sample, or example: an array of samples (without both the memory is laid out at the
-    first step); metrics: "accuracy"; seed: of dropout; lanes: parts of the batch whose sums are joined in a fixed tree
+    Parameters: net: the network; loss: "cross_entropy", "mse" or a loss of samestep.nn, or for several outputs a
+    dict or tuple of them (None: an output without a loss); optimizer: an optimizer of samestep.optim or its name;
+    batch_size: largest number of samples in the global batch (default: that of the first
+    step); input_shape: shape of one sample (a tuple or dict of shapes for several inputs), or example: an array
+    of samples (without both the memory is laid out at the first step); metrics: names or objects of samestep.metrics;
+    seed: of dropout; lanes: parts of the batch whose sums are joined in a fixed tree
     (default: from batch_size alone); lanes_at_once: a power of two, fewer lanes together need less memory; threads: of
-    this rank; backend: "native" or "openblas"; gradients: keep whole gradients on every rank for `plan.gradients`
+    this rank; backend: "native" or "openblas"; precision: "fp32", or "bf16": operands of products are rounded to bfloat16, while sums,
+    parameters, gradients and optimizer state stay float32; loss_weights: of several losses;
+    gradients: keep whole gradients on every rank for `plan.gradients`
     (default: only where there is one rank); comm: an mpi4py communicator (default: all ranks).
 
     Errors: ValueError and TypeError that name the layer, the argument or, under MPI, what differs between ranks.
@@ -73,6 +81,8 @@ def compile(
         lanes_at_once=lanes_at_once,
         threads=threads,
         backend=backend,
+        precision=precision,
+        loss_weights=loss_weights,
         gradients=gradients,
         comm=comm,
     )
@@ -110,9 +120,70 @@ def check_target(array: Array, shape: tuple[int, ...], dtype: str, argument: str
     check_shape(array, shape, argument)
 
 
-def quotient(pair: Any) -> float:
-    """The value of a result: sum / denominator; nan where nothing counted."""
-    return float(pair[0] / pair[1]) if pair[1] != 0 else math.nan
+def as_whole(array: Array, argument: str) -> None:
+    """Raises TypeError for numbers that cannot be indices."""
+    if array.dtype.kind == "f":
+        raise TypeError(f"{argument} is used as indices and must hold whole numbers, but has dtype {array.dtype}")
+
+
+class Given:
+    """The arrays of a call: inputs, targets, weights of samples, each with its name for messages."""
+
+    def __init__(
+        self, labelled: list[tuple[Array, str]], inputs: int, targets: int, keys: tuple[str, ...] | None
+    ) -> None:
+        self.labelled, self.keys = labelled, keys
+        self._inputs, self._targets = inputs, targets
+
+    @property
+    def arrays(self) -> list[Array]:
+        return [array for array, _ in self.labelled]
+
+    @property
+    def inputs(self) -> list[Array]:
+        return self.arrays[: self._inputs]
+
+    @property
+    def targets(self) -> list[Array]:
+        return self.arrays[self._inputs : self._inputs + self._targets]
+
+    def reorder(self, names: list[str]) -> None:
+        """Inputs that were given by name, in the order of the network."""
+        assert self.keys is not None
+        places = [self.keys.index(name) for name in names]
+        self.labelled = [self.labelled[place] for place in places] + self.labelled[self._inputs :]
+        self.keys = tuple(names)
+
+    def __len__(self) -> int:
+        return len(self.labelled[0][0])
+
+
+def _several(value: Any, argument: str, heads: Heads | None = None) -> list[tuple[Any, str]]:
+    """One array, or those of a dict or of a tuple of arrays, each with a name for messages. A dict of targets goes by the
+    heads' names."""
+    if isinstance(value, Mapping):
+        if heads is None:
+            return [(part, f"{argument}['{key}']") for key, part in value.items()]
+        names = [head.name for head in heads.items]
+        if not heads.named or sorted(map(str, value)) != sorted(names):
+            raise ValueError(
+                f"{argument} is a dict of {', '.join(map(str, value))}; losses are {', '.join(names) or 'not named'}"
+            )
+        return [pair for name in names for pair in _several(value[name], f"{argument}['{name}']")]
+    if isinstance(value, tuple) and value and all(hasattr(part, "shape") or isinstance(part, tuple) for part in value):
+        return [pair for k, part in enumerate(value) for pair in _several(part, f"{argument}[{k}]")]
+    if heads is not None and heads.several and isinstance(value, list) and len(value) == len(heads.items):
+        return [pair for k, part in enumerate(value) for pair in _several(part, f"{argument}[{k}]")]
+    return [(value, argument)]
+
+
+def _shape(extents: Any) -> tuple[int, ...]:
+    return tuple(whole(extent, "input_shape") for extent in extents)
+
+
+def _results(trace: Trace) -> Results:
+    assert trace.results is not None
+    return trace.results
 
 
 class Plan:
@@ -138,22 +209,18 @@ class Plan:
         lanes_at_once: int | None,
         threads: int | None,
         backend: str,
+        precision: str,
+        loss_weights: Any,
         gradients: bool | None,
         comm: Any,
     ) -> None:
         if not isinstance(net, Module):
             raise TypeError(f"net must be a samestep.nn.Module, not {type(net).__name__}")
         self.net = net
-        self.loss = losses.resolve(loss)
+        self.heads = Heads(loss, loss_weights, metrics)
+        self.loss = self.heads.loss
         self.optimizer = optimizers.resolve(optimizer)
-        self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics or ())
-        for metric in self.metrics:
-            if metric not in METRICS:
-                raise ValueError(f"metric {metric!r} is not known; there is {', '.join(METRICS)}")
-            if not isinstance(self.loss, losses.CrossEntropyLoss):
-                raise ValueError(
-                    f"metric '{metric}' needs class labels, which the loss {type(self.loss).__name__} does not take"
-                )
+        self.metrics = tuple(metric.name for metric in self.heads.metrics)
         self.seed = _random.check_seed(seed)
         self.batch_size = None if batch_size is None else whole(batch_size, "batch_size")
         self._lanes = None if lanes is None else whole(lanes, "lanes")
@@ -162,9 +229,12 @@ class Plan:
         if backend not in ("native", "openblas"):
             raise ValueError(f"backend must be 'native' or 'openblas', not {backend!r}")
         self.backend = backend
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be 'fp32' or 'bf16', not {precision!r}")
+        self.precision = precision
         self.comm = _comm(comm)
         self._keep_gradients = self.comm.size == 1 if gradients is None else bool(gradients)
-        self.results: dict[str, float] = {}
+        self.results: dict[str, Any] = {}
         """Loss and metrics of the last step."""
         self._model: _core.Model | None = None
         self._stored: dict[str, Stored] = {}
@@ -172,17 +242,38 @@ class Plan:
         self._sessions: dict[Any, tuple[_core.Plan, Trace]] = {}
         self._main: Any = None
         self._last: Any = None  # the session of the last training step
-        self._soft = False
+        self._soft: frozenset[str] = frozenset()
+        self._integer: set[str] = set()  # inputs that are used as indices
+        self._inputs: list[tuple[str, tuple[int, ...]]] | None = None  # names and shapes of one sample
+        self._by_name = False  # inputs are given to forward by name
         self._profiling = False
         self._check_ranks()
         if example is not None:
-            input_shape = as_rows(example, "example").shape[1:]
-        if input_shape is not None:
-            self.input_shape: tuple[int, ...] | None = tuple(whole(extent, "input_shape") for extent in input_shape)
-            if self.batch_size is not None:
-                self._build(self.input_shape, False)
-        else:
-            self.input_shape = None
+            given = self._given(example, None, None, ("example", ""))
+            names = self._input_names(len(given.inputs), given.keys)
+            self._inputs = [(name, array.shape[1:]) for name, array in zip(names, given.inputs, strict=True)]
+            self._by_name = given.keys is not None
+        elif input_shape is not None:
+            self._inputs, self._by_name = self._shapes_given(input_shape)
+        if self._inputs is not None and self.batch_size is not None:
+            self._build(self._inputs, frozenset())
+
+    def _shapes_given(self, shape: Any) -> tuple[list[tuple[str, tuple[int, ...]]], bool]:
+        """The argument input_shape: the shape of one sample, or those of several inputs in a tuple or dict."""
+        if isinstance(shape, Mapping):
+            return [(str(name), _shape(extents)) for name, extents in shape.items()], True
+        parts = list(shape) if isinstance(shape, Iterable) else [shape]
+        several = bool(parts) and all(isinstance(part, (tuple, list)) for part in parts)
+        shapes = [_shape(part) for part in parts] if several else [_shape(parts)]
+        return list(zip(self._input_names(len(shapes), None), shapes, strict=True)), False
+
+    @property
+    def input_shape(self) -> Any:
+        """Shape of one sample, without the batch; a dict of them where the network has several inputs; None before the
+        first data."""
+        if self._inputs is None:
+            return None
+        return dict(self._inputs) if len(self._inputs) > 1 or self._by_name else self._inputs[0][1]
 
     # --- layout
 
@@ -220,33 +311,57 @@ class Plan:
 
     def _graph(self, training: bool, results: bool, weighted: bool) -> Trace:
         """Traces the network anew; equal networks give equal graphs."""
-        assert self.input_shape is not None
+        while True:
+            try:
+                return self._traced(results, weighted)
+            except NeedsInteger as need:  # an input is used as indices: traced again as whole numbers
+                if need.name in self._integer:
+                    raise ValueError(f"input '{need.name}' is used both as numbers and as indices") from None
+                self._integer.add(need.name)
+
+    def _traced(self, results: bool, weighted: bool) -> Trace:
+        assert self._inputs is not None
         with Trace(self.net) as trace:
-            output = self.net(trace.input("x", self.input_shape))
-            if not isinstance(output, Tensor):
+            given = [
+                trace.input(name, shape, "int32" if name in self._integer else "float32")
+                for name, shape in self._inputs
+            ]
+            if self._by_name:
+                output = self.net(**{name: item for (name, _), item in zip(self._inputs, given, strict=True)})
+            else:
+                output = self.net(*given)
+            outputs = tensors(
+                output, lambda what: TypeError(f"forward of {type(self.net).__name__} must return tensors; {what}")
+            )
+            if not outputs:
                 raise TypeError(
-                    f"forward of {type(self.net).__name__} must return one tensor, not {type(output).__name__}"
+                    f"forward of {type(self.net).__name__} must return a tensor, not {type(output).__name__}"
                 )
-            trace.output_shape = output.sample_shape
+            trace.output = rebuild(output, [None if leaf is None else 0 for _, leaf in flatten(output)])
+            trace.output_shapes = [leaf.sample_shape for _, leaf in outputs]
             if not results:
-                trace.graph.output(output.value)
+                for _, leaf in outputs:
+                    trace.graph.output(leaf.value)
                 return trace
-            shape, dtype = self.loss.target(output.sample_shape)
-            if self._soft:
-                shape, dtype = output.sample_shape, "float32"
-            target = trace.input("y", shape, dtype)
+            trace.targets, trace.results = [], Results(self.heads)
+            compared = []
+            for head in self.heads.items:
+                leaf = self.heads.output_of(head, outputs)
+                wanted = head.targets(leaf.sample_shape, head.name in self._soft)
+                target = []
+                for name, shape, dtype in wanted:
+                    label = ".".join(part for part in (head.name, name) if part)
+                    target.append(trace.input(f"y.{label}" if label else "y", shape, dtype))
+                    trace.targets.append((label, shape, dtype))
+                compared.append((head, leaf, target))
             weight = trace.input("sample_weight", (), "float32") if weighted else None
-            trace.graph.result(self.loss.emit(trace, output, target, weight).value, "loss", 1.0)
-            for metric in self.metrics:
-                assert isinstance(self.loss, losses.CrossEntropyLoss)
-                inputs = [output, target, weight] if weighted else [output, target]
-                trace.graph.result(trace.emit(metric, inputs, self.loss.class_axis(), metric).value, metric, 1.0)
-            trace.target = (shape, dtype)
+            for head, leaf, target in compared:
+                trace.results.emit(trace, head, leaf, target, weight)
         return trace
 
-    def _build(self, input_shape: tuple[int, ...], soft: bool) -> None:
+    def _build(self, inputs: list[tuple[str, tuple[int, ...]]], soft: frozenset[str]) -> None:
         """Traces, compares with the other ranks, and lays out the model."""
-        self.input_shape, self._soft = input_shape, soft
+        self._inputs, self._soft = inputs, soft
         self._check_ranks()
         trace = comm.together(self.comm, lambda: self._graph(True, True, False))
         self._agree(trace)
@@ -262,6 +377,7 @@ class Plan:
                 backend=self.backend,
                 isa=os.environ.get("SAMESTEP_ISA") or None,
                 seed=self.seed,
+                bf16=self.precision == "bf16",
             )
             if self.comm.rank == 0:
                 for name, item in trace.stored.items():
@@ -280,11 +396,11 @@ class Plan:
         for buffer in self.net.buffers():
             if isinstance(buffer, StepCounter):
                 buffer._follow(model)
-        self.net.__dict__["_input_shape"] = input_shape
+        self.net.__dict__["_input_shape"] = self.input_shape
 
     def _session_of(self, model: _core.Model, trace: Trace, batch: int, training: bool) -> _core.Plan:
         # An evaluation of a small batch keeps the lanes of training, so every rank has some.
-        return _core.Plan(
+        session = _core.Plan(
             model,
             trace.graph,
             batch=batch,
@@ -292,7 +408,11 @@ class Plan:
             lanes=self.lanes,
             lanes_at_once=self.lanes_at_once if training else None,
             gradients=training and self._keep_gradients,
+            functions=trace.functions or None,
         )
+        if trace.results is not None:
+            trace.results.place(session.results, session.result_lengths)
+        return session
 
     def _session(self, training: bool, results: bool, weighted: bool, batch: int) -> tuple[_core.Plan, Trace]:
         key = (training, results, weighted, batch)
@@ -326,9 +446,9 @@ class Plan:
             "seed": self.seed,
             "backend": self.backend,
             "gradients": self._keep_gradients,
-            "input shape": list(self.input_shape or ()),
-            "loss": repr(self.loss),
-            "metrics": list(self.metrics),
+            "inputs": [[name, list(shape)] for name, shape in self._inputs or ()],
+            "precision": self.precision,
+            "loss": repr(self.heads),
             "optimizer": repr(self.optimizer),
             "network": [
                 f"{node['op']} in layer '{node['layer']}' ({', '.join(f'{name}={value:g}' for name, value in node['attrs'].items())})"
@@ -341,15 +461,19 @@ class Plan:
         }
         agree(self.comm, mine)
 
-    def _ready(self, x: Array, y: Array | None) -> _core.Model:
+    def _ready(self, given: Given) -> _core.Model:
         """Lays out the memory at the first use, and checks that the parameters still belong to this plan."""
         if self._model is None:
             if self.batch_size is None:
                 raise ValueError("batch_size is not known: give it to ss.compile")
-            soft = False
-            if y is not None and y.dtype.kind == "f" and isinstance(self.loss, losses.CrossEntropyLoss):
-                soft = y.shape == x.shape[:1] + comm.together(self.comm, lambda: self._output_shape(x.shape[1:]))
-            self._build(x.shape[1:] if self.input_shape is None else self.input_shape, soft)
+            inputs = self._inputs
+            if inputs is None:
+                names = self._input_names(len(given.inputs), given.keys)
+                inputs = [(name, array.shape[1:]) for name, array in zip(names, given.inputs, strict=True)]
+                self._by_name = given.keys is not None
+            self._inputs = inputs
+            soft = comm.together(self.comm, lambda: self._soft_heads(given.targets))
+            self._build(inputs, soft)
         assert self._model is not None
         if any(item._model is not self._model for item in self._stored.values()):
             raise RuntimeError(
@@ -357,37 +481,76 @@ class Plan:
             )
         return self._model
 
-    def _output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        with Trace(self.net) as trace:
-            output = self.net(trace.input("x", input_shape))
-        return output.sample_shape if isinstance(output, Tensor) else ()
+    def _input_names(self, count: int, keys: tuple[str, ...] | None) -> list[str]:
+        """Names of the network's inputs: "x" for a single one, else those of forward's arguments."""
+        if keys is not None:
+            return list(keys)
+        if count == 1:
+            return ["x"]
+        try:
+            parameters = [
+                item.name
+                for item in inspect.signature(self.net.forward).parameters.values()
+                if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)
+            ]
+        except (TypeError, ValueError):
+            parameters = []
+        return [parameters[k] if k < len(parameters) else f"x{k}" for k in range(count)]
 
-    def _arrays(self, x: Any, y: Any, sample_weight: Any, names: tuple[str, str]) -> list[Array]:
-        """The arrays of a step, checked; the memory is laid out when they are the first."""
-        arrays = [as_rows(x, names[0])]
-        if y is not None:
-            arrays.append(as_rows(y, names[1]))
+    def _soft_heads(self, targets: list[Array]) -> frozenset[str]:
+        """Heads of cross entropy whose targets are probabilities: floats of the shape of the scores."""
+        soft = set()
+        for head, target in zip(self.heads.items, targets, strict=False):
+            if (
+                target.dtype.kind == "f"
+                and isinstance(head.loss, losses.CrossEntropyLoss)
+                and len(targets) == len(self.heads.items)
+            ):
+                with_labels = self._output_shape(head)
+                if target.shape[1:] == with_labels:
+                    soft.add(head.name)
+        return frozenset(soft)
+
+    def _output_shape(self, head: Head) -> tuple[int, ...]:
+        """Of one sample, of the output that belongs to a head."""
+        assert self._inputs is not None
+        while True:
+            try:
+                with Trace(self.net) as trace:
+                    given = {
+                        name: trace.input(name, shape, "int32" if name in self._integer else "float32")
+                        for name, shape in self._inputs
+                    }
+                    output = self.net(**given) if self._by_name else self.net(*given.values())
+                    return self.heads.output_of(head, tensors(output, TypeError)).sample_shape
+            except NeedsInteger as need:
+                self._integer.add(need.name)
+
+    def _given(self, x: Any, y: Any, sample_weight: Any, names: tuple[str, str]) -> Given:
+        """The arrays of a call, with their names for messages, checked against each other."""
+        keys = tuple(map(str, x)) if isinstance(x, Mapping) else None
+        inputs = _several(x, names[0])
+        targets = [] if y is None else _several(y, names[1], self.heads)
+        arrays = [(as_rows(value, label), label) for value, label in [*inputs, *targets]]
         if sample_weight is not None:
-            arrays.append(as_rows(sample_weight, "sample_weight"))
-            check_shape(arrays[-1], (), "sample_weight")
-        for array, name in zip(arrays, [*names[: 1 if y is None else 2], "sample_weight"], strict=False):
-            if len(array) != len(arrays[0]):
-                raise ValueError(f"{name} has {len(array)} samples, {names[0]} has {len(arrays[0])}")
-        return arrays
+            arrays.append((as_rows(sample_weight, "sample_weight"), "sample_weight"))
+            check_shape(arrays[-1][0], (), "sample_weight")
+        if not arrays:
+            raise ValueError(f"{names[0]} holds no array")
+        for array, label in arrays:
+            if len(array) != len(arrays[0][0]):
+                raise ValueError(f"{label} has {len(array)} samples, {arrays[0][1]} has {len(arrays[0][0])}")
+        return Given(arrays, len(inputs), len(targets), keys)
 
-    def _checked(self, x: Any, y: Any, sample_weight: Any) -> list[Array]:
+    def _checked(self, x: Any, y: Any, sample_weight: Any) -> Given:
         """Whole data sets, checked on every rank."""
-        names = ("X", "y")
 
-        def check() -> list[Array]:
-            arrays = self._arrays(x, y, sample_weight, names)
-            if y is not None and not len(arrays[0]):
+        def check() -> Given:
+            given = self._given(x, y, sample_weight, ("X", "y"))
+            if y is not None and not len(given):
                 raise ValueError("X has no samples")
-            if self._model is not None:
-                self._fit_shapes(arrays, self._sessions[self._main][1].target if y is not None else None, names)
-            elif self.input_shape is not None:
-                check_shape(arrays[0], self.input_shape, "X")
-            return arrays
+            self._fit_shapes(given)
+            return given
 
         return self._together(check)
 
@@ -403,12 +566,28 @@ class Plan:
                 self._sessions[self._last][0].step([])
             raise
 
-    def _fit_shapes(
-        self, arrays: list[Array], target: tuple[tuple[int, ...], str] | None, names: tuple[str, str]
-    ) -> None:
-        check_shape(arrays[0], self.input_shape or (), names[0])
-        if target is not None:
-            check_target(arrays[1], *target, names[1])
+    def _fit_shapes(self, given: Given, trace: Trace | None = None) -> None:
+        """Compares arrays with what the network was laid out for. trace: of the session that will run."""
+        if self._inputs is None:
+            return
+        names = [name for name, _ in self._inputs]
+        if given.keys is not None and sorted(given.keys) != sorted(names):
+            raise ValueError(f"the network's inputs are {', '.join(names)}, but {', '.join(given.keys)} were given")
+        if len(given.inputs) != len(names):
+            raise ValueError(f"the network takes {len(names)} inputs, but {len(given.inputs)} were given")
+        if given.keys is not None and list(given.keys) != names:
+            given.reorder(names)
+        for (array, label), (name, shape) in zip(given.labelled, self._inputs, strict=False):
+            check_shape(array, shape, label)
+            if name in self._integer:
+                as_whole(array, label)
+        if self._model is None or not given.targets:
+            return
+        targets = (trace or self._sessions[self._main][1]).targets
+        if len(targets) != len(given.targets):
+            raise ValueError(f"the losses take {len(targets)} targets, but {len(given.targets)} were given")
+        for (array, label), (_, shape, dtype) in zip(given.labelled[len(names) :], targets, strict=False):
+            check_target(array, shape, dtype, label)
 
     def _update_hypers(self, model: _core.Model) -> None:
         hypers = self.optimizer.hypers()
@@ -430,40 +609,38 @@ class Plan:
         is the size of the global batch. Raises TypeError and ValueError that name the argument, ss.CommError and
         ss.RankFailed.
         """
-        names = ("xb", "yb")
 
-        def arguments() -> tuple[list[Array], int]:
-            arrays = self._arrays(xb, yb, sample_weight, names)
+        def arguments() -> tuple[Given, int]:
+            given = self._given(xb, yb, sample_weight, ("xb", "yb"))
             if self.batch_size is None and not local:
-                self.batch_size = whole(len(arrays[0]), "the number of samples in xb")
-            total = len(arrays[0])
+                self.batch_size = whole(len(given), "the number of samples in xb")
+            total = len(given)
             if local:
                 if batch is None and self.batch_size is None:
                     raise ValueError("local=True needs batch, the size of the global batch")
                 total = self.batch_size or 0 if batch is None else whole(batch, "batch")
                 self.batch_size = self.batch_size or total
                 begin, end = self.rows(total)
-                if len(arrays[0]) != end - begin:
+                if len(given) != end - begin:
                     raise ValueError(
                         f"local=True: xb must hold the {end - begin} rows {begin} to {end} of the batch of {total}, "
-                        f"but has {len(arrays[0])}"
+                        f"but has {len(given)}"
                     )
             if not 1 <= total <= (self.batch_size or 0):
                 raise ValueError(f"xb has {total} samples; this plan takes 1 to batch_size={self.batch_size}")
-            if self.input_shape is not None:
-                check_shape(arrays[0], self.input_shape, "xb")
-            if self._model is not None:
-                check_target(arrays[1], *self._sessions[self._main][1].target, "yb")
-            return arrays, total
+            if yb is None:
+                raise TypeError("yb must be an array of numbers, not None")
+            self._fit_shapes(given)
+            return given, total
 
-        arrays, total = self._together(arguments)
-        model = self._ready(arrays[0], arrays[1])
+        given, total = self._together(arguments)
+        model = self._ready(given)
         session, trace = self._session(True, True, sample_weight is not None, self.batch_size or total)
-        self._fit_shapes(arrays, trace.target, names)
+        self._fit_shapes(given, trace)
         self._update_hypers(model)
-        answer = session.step(arrays, local=local, batch=total)
-        self.results = {name: quotient(pair) for name, pair in zip(session.results, answer, strict=True)}
-        return self.results["loss"]
+        answer = session.step(given.arrays, local=local, batch=total)
+        self.results = _results(trace).values(answer)
+        return float(self.results["loss"])
 
     def run(
         self,
@@ -479,60 +656,95 @@ class Plan:
         """Trains on the batches `first` to `first + steps` that are cut from `order` (row numbers of X; default: as
         they lie), all in one call.
 
-        Returns (steps, results, 2): sums and denominators of loss and metrics (`plan.result_names`); a value is their
-        quotient. The last batch of an order may be smaller. Signals are checked between steps.
+        Returns (steps, pairs, 2): sums and denominators of losses and metrics (`plan.result_names`); the value of a loss
+        is their quotient, and `plan.values(pairs)` makes numbers of them.
+        The last batch of an order may be smaller. Signals are checked between steps.
         """
         arrays = self._checked(X, y, sample_weight)
-        self.batch_size = self.batch_size or min(len(arrays[0]), batch_size or 64)
-        model = self._ready(arrays[0], arrays[1])
+        self.batch_size = self.batch_size or min(len(arrays), batch_size or 64)
+        model = self._ready(arrays)
         size = self.batch_size if batch_size is None else whole(batch_size, "batch_size")
         if size > self.batch_size:
             raise ValueError(f"batch_size={size} is larger than the plan's {self.batch_size}")
         rows = None if order is None else np.ascontiguousarray(order, dtype=np.int64)
-        available = math.ceil((len(arrays[0]) if rows is None else len(rows)) / size)
+        available = math.ceil((len(arrays) if rows is None else len(rows)) / size)
         count = available - first if steps is None else whole(steps, "steps", 0)
         if first < 0 or first + count > available:
             raise ValueError(f"steps {first} to {first + count} are not among the {available} batches")
         session, trace = self._session(True, True, sample_weight is not None, self.batch_size)
-        self._fit_shapes(arrays, trace.target, ("X", "y"))
+        self._fit_shapes(arrays, trace)
         self._update_hypers(model)
-        return session.run(arrays, rows, batch=size, first=first, steps=count)
+        return session.run(arrays.arrays, rows, batch=size, first=first, steps=count)
 
     @property
     def result_names(self) -> list[str]:
-        """Names of the results of a step, in order."""
-        return ["loss", *self.metrics]
+        """Names of the pairs of a step, in order; a measure that is a vector has its name as often."""
+        return list(self._layout().names)
 
-    def evaluate(self, X: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
+    def _layout(self) -> Results:
+        if self._model is None:
+            raise RuntimeError("nothing is laid out yet: take a step first")
+        return _results(self._sessions[self._main][1])
+
+    def values(self, pairs: npt.ArrayLike) -> dict[str, Any]:
+        """{"loss": ..., metrics} from pairs (pairs, 2) of a step, or from their sum over several steps."""
+        return self._layout().values(np.asarray(pairs, np.float64))
+
+    def evaluate(self, X: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, Any]:
         """Loss and metrics over all samples in evaluation mode: {"loss": ..., ...}. Every sample counts once at any
         number of ranks."""
-        arrays = self._checked(X, y, sample_weight)
-        self.batch_size = self.batch_size or min(len(arrays[0]), batch_size or 64)
-        self._ready(arrays[0], arrays[1])
+        given = self._checked(X, y, sample_weight)
+        self.batch_size = self.batch_size or min(len(given), batch_size or 64)
+        self._ready(given)
         size = self.batch_size if batch_size is None else whole(batch_size, "batch_size")
         session, trace = self._session(False, True, sample_weight is not None, size)
-        self._fit_shapes(arrays, trace.target, ("X", "y"))
-        sums = session.run(arrays, None, batch=size, first=0, steps=math.ceil(len(arrays[0]) / size))
-        return {name: quotient(pair) for name, pair in zip(self.result_names, sums.sum(axis=0), strict=True)}
+        self._fit_shapes(given, trace)
+        sums = session.run(given.arrays, None, batch=size, first=0, steps=math.ceil(len(given) / size))
+        found = _results(trace).values(sums.sum(axis=0))
+        if any(metric.needs_outputs for metric in self.heads.metrics):
+            outputs = dict(flatten(self.predict(X, batch_size)))
+            weight = None if sample_weight is None else given.arrays[-1]
+            at = 0
+            for head in self.heads.items:
+                count = len(head.targets(outputs[head.name].shape[1:], head.name in self._soft))
+                target = given.targets[at]
+                at += count
+                for metric in head.metrics:
+                    if metric.needs_outputs:
+                        measured = metric.from_outputs(outputs[head.name], target, weight, head.loss)
+                        found |= {head.label(name): value for name, value in measured.items()}
+        return found
 
-    def predict(self, X: Any, batch_size: int | None = None) -> npt.NDArray[np.float32]:
-        """The network's outputs for all samples in evaluation mode, (samples, ...), on every rank."""
-        (x,) = self._checked(X, None, None)
-        self.batch_size = self.batch_size or max(1, min(len(x), batch_size or 64))
-        self._ready(x, None)
+    def predict(self, X: Any, batch_size: int | None = None) -> Any:
+        """The network's outputs for all samples in evaluation mode, on every rank: an array (samples, ...), or arrays in
+        the tuple or dict that forward returns."""
+        given = self._checked(X, None, None)
+        self.batch_size = self.batch_size or max(1, min(len(given), batch_size or 64))
+        self._ready(given)
         size = self.batch_size if batch_size is None else whole(batch_size, "batch_size")
         session, trace = self._session(False, False, False, size)
-        parts = []
-        for begin in range(0, len(x), size):
-            parts.append(session.forward([x[begin : begin + size]])[0])
-        shape = trace.output_shape
+        parts = [
+            session.forward([array[begin : begin + size] for array in given.inputs])
+            for begin in range(0, len(given), size)
+        ]
+        leaves = [
+            self._gathered([part[k] for part in parts], shape, len(given), size)
+            for k, shape in enumerate(trace.output_shapes)
+        ]
+        places = iter(leaves)
+        filled = [None if leaf is None else next(places) for _, leaf in flatten(trace.output)]
+        return rebuild(trace.output, filled)
+
+    def _gathered(self, parts: list[Array], shape: tuple[int, ...], count: int, size: int) -> Array:
+        """One output of all batches, from this rank's rows of each and those of the others."""
         if self.comm.size == 1:
             return np.concatenate(parts) if parts else np.zeros((0, *shape), np.float32)
-        mine = b"".join(np.ascontiguousarray(part, dtype=np.float32).tobytes() for part in parts)
-        everyone = [np.frombuffer(data, np.float32).reshape(-1, *shape) for data in self.comm.allgather(mine)]
-        result, at = np.empty((len(x), *shape), np.float32), [0] * self.comm.size
-        for begin in range(0, len(x), size):
-            batch = min(size, len(x) - begin)
+        dtype = comm.broadcast(parts[0].dtype.str if parts else "<f4", 0, self.comm)
+        mine = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+        everyone = [np.frombuffer(data, dtype).reshape(-1, *shape) for data in self.comm.allgather(mine)]
+        result, at = np.empty((count, *shape), dtype), [0] * self.comm.size
+        for begin in range(0, count, size):
+            batch = min(size, count - begin)
             for rank in range(self.comm.size):
                 first, last = (
                     number * self.lanes // self.comm.size * batch // self.lanes for number in (rank, rank + 1)

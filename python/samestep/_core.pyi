@@ -73,18 +73,19 @@ class Graph:
     def buffer(self, name: str, shape: Sequence[int]) -> int: ...
     def node(
         self, op: str, inputs: Sequence[int | None], attrs: Mapping[str, float] | None = None, layer: str = ""
-    ) -> int:
-        """Adds a node and returns its output value. Shape errors raise ValueError and name the layer."""
+    ) -> int | tuple[int, ...]:
+        """Adds a node and returns its output value, or a tuple of several. Shape errors raise ValueError and name the
+        layer."""
     def shape(self, value: int, /) -> tuple[int, ...]: ...
     def batched(self, value: int, /) -> bool: ...
     def dtype(self, value: int, /) -> str: ...
     def output(self, value: int, /) -> None:
         """Marks a value that Plan.forward returns."""
     def result(self, value: int, name: str, weight: float = 1.0) -> None:
-        """Marks a loss or metric node's value as a result of a step, in order; the first loss is differentiated,
-        weighted by `weight`."""
+        """Marks a loss or metric node's value as a result of a step, in order. The sum of the losses, each times its
+        `weight`, is differentiated; a loss of weight 0 is measured only."""
     def nodes(self) -> list[dict[str, Any]]:
-        """number, op, layer, inputs, output, attrs."""
+        """number, op, layer, inputs, output (the first), outputs (how many), attrs."""
 
 @final
 class Model:
@@ -105,6 +106,7 @@ class Model:
         backend: str = "native",
         isa: str | None = None,
         seed: int = 0,
+        bf16: bool = False,
     ) -> Model: ...
     threads: int
     backend: str
@@ -138,6 +140,9 @@ class Plan:
     training: bool
     model: Model
     results: list[str]
+    """Names of losses and metrics."""
+    result_lengths: list[int]
+    """How many pairs (sum, denominator) each of them has."""
     def __new__(
         cls,
         model: Model,
@@ -149,22 +154,25 @@ class Plan:
         lanes_at_once: int | None = None,
         gradients: bool = False,
         results: bool = True,
+        functions: Sequence[Any] | None = None,
     ) -> Plan:
         """training: forward, backward and update; otherwise forward alone, in inference mode. results=False leaves
-        losses and metrics out. gradients: every rank keeps the whole gradient for `gradient()` (one more all-gather a
+        losses and metrics out. functions: what nodes of the operator "function" call.
+        gradients: every rank keeps the whole gradient for `gradient()` (one more all-gather a
         step under several ranks)."""
     def rows(self, batch: int, /) -> tuple[int, int]:
         """The rows of a global batch that this rank works on: [begin, end)."""
     def step(
         self, arrays: Sequence[Any], *, local: bool = False, batch: int | None = None, update: bool = True
     ) -> npt.NDArray[np.float64]:
-        """One batch: (results, 2) of sums and denominators; the value of a result is their quotient. The GIL is released.
+        """One batch: (pairs, 2) of sums and denominators, in the order of results, result_lengths pairs each; the value
+        of a result is their quotient. The GIL is released.
         local: the arrays hold this rank's rows alone and `batch` gives the size of the global batch."""
     def run(
         self, arrays: Sequence[Any], order: npt.NDArray[np.int64] | None, *, batch: int, first: int = 0, steps: int
     ) -> npt.NDArray[np.float64]:
         """Steps `first` to `first + steps` over arrays in memory, batches cut from `order` (or from the rows as they
-        lie): (steps, results, 2). A loader thread gathers the next batch while the current one trains. Signals are
+        lie): (steps, pairs, 2). A loader thread gathers the next batch while the current one trains. Signals are
         checked between steps."""
     def forward(
         self, arrays: Sequence[Any], *, local: bool = False, batch: int | None = None

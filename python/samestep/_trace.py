@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 _local = threading.local()
 
 
+class NeedsInteger(Exception):
+    """An input of the network is used as whole numbers (indices): it is traced again as such."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 def active() -> Trace | None:
     """The trace that runs in this thread."""
     return getattr(_local, "trace", None)
@@ -74,8 +82,11 @@ class Trace:
         self.stored: dict[str, Stored] = {}  # by the name in the graph
         self.constants: dict[str, np.ndarray[Any, Any]] = {}
         self.calls: list[tuple[str, Module, tuple[int, ...] | None]] = []
-        self.output_shape: tuple[int, ...] = ()
-        self.target: tuple[tuple[int, ...], str] = ((), "float32")
+        self.output: Any = None  # the structure that forward returned, with 0 in the place of tensors
+        self.output_shapes: list[tuple[int, ...]] = []
+        self.targets: list[tuple[str, tuple[int, ...], str]] = []  # (name, shape, dtype)
+        self.results: Any = None  # _heads.Results
+        self.functions: list[Any] = []  # what runs in Python inside the plan (ss.Function)
         self._values: dict[int, int] = {}  # id of a stored array -> value
         self._keep: list[Any] = []  # keeps those ids from being reused
         self._layers: list[str] = []
@@ -100,17 +111,18 @@ class Trace:
         """Path of the module that runs, for messages."""
         return self._layers[-1] if self._layers else ""
 
-    def run(self, module: Module, inputs: tuple[Any, ...]) -> Any:
+    def run(self, module: Module, inputs: tuple[Any, ...], options: Mapping[str, Any] | None = None) -> Any:
         """Calls a module's forward under its name."""
         name = self._module_names.get(id(module)) or type(module).__name__
         place = len(self.calls)
         self.calls.append((name, module, None))
         self._layers.append(name)
         try:
-            result = module.forward(*inputs)
+            result = module.forward(*inputs, **(options or {}))
         finally:
             self._layers.pop()
-        self.calls[place] = (name, module, result.sample_shape if isinstance(result, Tensor) else None)
+        first = result[0] if isinstance(result, tuple) and result else result  # a recurrent layer also gives its state
+        self.calls[place] = (name, module, first.sample_shape if isinstance(first, Tensor) else None)
         return result
 
     def input(self, name: str, shape: Sequence[int], dtype: str = "float32") -> Tensor:
@@ -168,10 +180,12 @@ class Trace:
 
     def emit(
         self, op: str, inputs: Sequence[Any], attrs: Mapping[str, float] | None = None, layer: str | None = None
-    ) -> Tensor:
-        """Adds a node. Shape errors are ValueErrors that name the layer."""
+    ) -> Any:
+        """Adds a node: a Tensor, or a tuple of them where the operator has several outputs. Shape errors are ValueErrors
+        that name the layer."""
         values = [self.value(item) for item in inputs]
-        return Tensor(self, self.graph.node(op, values, dict(attrs or {}), self.layer if layer is None else layer))
+        made = self.graph.node(op, values, dict(attrs or {}), self.layer if layer is None else layer)
+        return tuple(Tensor(self, value) for value in made) if isinstance(made, tuple) else Tensor(self, made)
 
     def _prefix(self) -> str:
         return f"layer '{self.layer}': " if self.layer else ""

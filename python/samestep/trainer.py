@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _agree, _checkpoint, _compile, _core, comm
-from ._arrays import as_rows
+from ._compile import Given
 from .history import History
 from .nn.module import Module
 
@@ -72,12 +72,15 @@ class Trainer:
         lanes_at_once: int | None = None,
         threads: int | None = None,
         backend: str = "native",
+        precision: str = "fp32",
+        loss_weights: Any = None,
         callbacks: Any = (),
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         self.net = net
         self._options: dict[str, Any] = {
             "metrics": metrics, "seed": seed, "lanes": lanes, "lanes_at_once": lanes_at_once, "threads": threads, "backend": backend,
+            "precision": precision, "loss_weights": loss_weights,
         }  # fmt: skip
         self._loss, self.optimizer = loss, _compile.optimizers.resolve(optimizer)
         self.plan = self._compile(None)  # checks every argument; memory is laid out by the first fit
@@ -124,10 +127,12 @@ class Trainer:
         """
         ranks = self.plan.comm
 
-        def arguments() -> tuple[int, int, Any, Any, Any]:
+        def arguments() -> tuple[int, int, Any, Any]:
             count, size = _compile.whole(epochs, "epochs", 0), _compile.whole(batch_size, "batch_size")
-            rows = as_rows(X, "X"), as_rows(y, "y")
-            if not len(rows[0]):
+            if y is None:
+                raise TypeError("y must be an array of numbers, not None")
+            rows = self.plan._given(X, y, sample_weight, ("X", "y"))
+            if not len(rows):
                 raise ValueError("X has no samples")
             if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3)):
                 raise TypeError("validation must be (X, y) or (X, y, sample_weight)")
@@ -136,11 +141,11 @@ class Trainer:
             measured = None
             if validation is not None:
                 weight = validation[2] if len(validation) == 3 else None
-                measured = self.plan._arrays(validation[0], validation[1], weight, VALIDATION)
-            return count, size, *rows, measured
+                measured = self.plan._given(validation[0], validation[1], weight, VALIDATION)
+            return count, size, rows, measured
 
-        epochs, batch_size, X, y, measured = comm.together(ranks, arguments)
-        self._prepare(X, y, batch_size)
+        epochs, batch_size, given, measured = comm.together(ranks, arguments)
+        self._prepare(given, batch_size)
         agree: dict[str, Any] = {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -148,24 +153,19 @@ class Trainer:
             "resume": bool(resume),
             "epochs so far": self.epoch,
         }
+        agree |= {label: [list(array.shape), str(array.dtype)] for array, label in given.labelled}
         agree |= {
-            "X": [list(X.shape), str(X.dtype)],
-            "y": [list(y.shape), str(y.dtype)],
-            "sample_weight": sample_weight is not None,
-        }
-        agree |= {
-            "validation": validation and measured and [list(measured[0].shape), len(validation)],
+            "validation": measured and [[list(array.shape), label] for array, label in measured.labelled],
             "checkpoint": self.checkpoint is not None,
         }
         _agree.agree(ranks, agree)
         # The layout of the memory needs one look at the data; nothing is trained by it.
         self.plan.run(X, y, batch_size=batch_size, first=0, steps=0, sample_weight=sample_weight)
         if measured is not None:  # what does not fit is refused now, and not after the first epoch
-            target = self.plan._sessions[self.plan._main][1].target
-            comm.together(ranks, lambda: self.plan._fit_shapes(measured, target, VALIDATION))
-            if not len(measured[0]):
+            comm.together(ranks, lambda: self.plan._fit_shapes(measured))
+            if not len(measured):
                 raise ValueError("the X of validation has no samples")
-        self._order = (len(X), batch_size, bool(shuffle))
+        self._order = (len(given), batch_size, bool(shuffle))
         last = epochs if resume else self.epoch + epochs
         if resume:
             self._resume()
@@ -174,24 +174,28 @@ class Trainer:
         self._call("on_fit_begin")
         with _Interrupts(ranks.size == 1) as interrupts:
             while self.epoch < last:
-                if not self._one_epoch(X, y, sample_weight, validation, last, bool(shuffle), verbose, interrupts):
+                if not self._one_epoch(
+                    X, y, given, sample_weight, validation, last, bool(shuffle), verbose, interrupts
+                ):
                     break
         self._call("on_fit_end")
         return self.history
 
-    def _prepare(self, X: Any, y: Any, batch_size: int) -> None:
+    def _prepare(self, given: Given, batch_size: int) -> None:
         """A plan for this batch size; another one replaces the plan, and keeps the optimizer's state."""
         old = self.plan
-        if old.batch_size == batch_size and old.input_shape in (None, X.shape[1:]):
+        shapes = [array.shape[1:] for array in given.inputs]
+        if old.batch_size == batch_size and (old._inputs is None or [shape for _, shape in old._inputs] == shapes):
             return
         if old._model is None and old.batch_size is None:
             old.batch_size = batch_size
             old._check_ranks()
             return
         new = self._compile(batch_size)
-        new._soft = old._soft
+        new._soft, new._by_name, new._integer = old._soft, old._by_name, set(old._integer)
         state = _checkpoint.slots_of(old)
-        new._build(X.shape[1:], old._soft)
+        names = [name for name, _ in old._inputs or []] or new._input_names(len(shapes), given.keys)
+        new._build(list(zip(names, shapes, strict=True)), old._soft)
         _checkpoint.put_slots(new, state, old.model.step)
         self.plan = new
 
@@ -199,6 +203,7 @@ class Trainer:
         self,
         X: Any,
         y: Any,
+        given: Given,
         weight: Any,
         validation: Any,
         last: int,
@@ -208,9 +213,9 @@ class Trainer:
     ) -> bool:
         """Trains the rest of an epoch. False: a callback wants to stop."""
         plan, size, ranks = self.plan, self.plan.batch_size or 1, self.plan.comm
-        order = _core.permutation(len(X), self.seed, self.epoch) if shuffle else None
-        steps = math.ceil(len(X) / size)
-        began, chunk = time.perf_counter(), 1
+        order = _core.permutation(len(given), self.seed, self.epoch) if shuffle else None
+        steps = math.ceil(len(given) / size)
+        began, chunk, layout = time.perf_counter(), 1, plan._layout()
         with self._bar(steps, last, verbose) as bar:
             bar.update(self._epoch_step)
             while self._epoch_step < steps:
@@ -220,10 +225,10 @@ class Trainer:
                     X, y, order, batch_size=size, first=self._epoch_step, steps=count, sample_weight=weight
                 )
                 seconds = time.perf_counter() - start
-                self._check_finite(results, {"X": X, "y": y}, order)
+                self._check_finite(results, given, order)
                 self._epoch_step += count
                 self._epoch_sums += results.reshape(count, -1).tolist()
-                bar.set_postfix_str(f"loss {_compile.quotient(results[-1, 0]):.4f}", refresh=False)
+                bar.set_postfix_str(f"loss {layout.loss(results[-1]):.4f}", refresh=False)
                 bar.update(count)
                 if interrupts.seen:
                     self._save("interrupted")
@@ -234,10 +239,10 @@ class Trainer:
                         ranks.broadcast(chunk.to_bytes(8, "little") if ranks.rank == 0 else None), "little"
                     )
         sums = np.array(self._epoch_sums).sum(axis=0).reshape(-1, 2)
-        logs = {name: _compile.quotient(pair) for name, pair in zip(plan.result_names, sums, strict=True)}
+        logs = {name: value for name, value in layout.values(sums).items() if np.ndim(value) == 0}
         if validation is not None:
             measured = plan.evaluate(validation[0], validation[1], size, *validation[2:3])
-            logs |= {f"val_{name}": value for name, value in measured.items()}
+            logs |= {f"val_{name}": value for name, value in measured.items() if np.ndim(value) == 0}
         logs["seconds"] = time.perf_counter() - began
         if ranks.size > 1:
             logs = comm.broadcast(logs, 0, ranks)
@@ -250,17 +255,19 @@ class Trainer:
         self._save("")
         return go_on
 
-    def _check_finite(self, results: npt.NDArray[np.float64], data: dict[str, Any], order: Any) -> None:
-        bad = ~np.isfinite(results[:, 0, :]).all(axis=1)
+    def _check_finite(self, results: npt.NDArray[np.float64], given: Given, order: Any) -> None:
+        layout = self.plan._layout()
+        values = np.where(results[:, layout.columns, 1] == 0, 0, results[:, layout.columns, 0])
+        bad = ~np.isfinite(values).all(axis=1)
         if not bad.any():
             return
         at = self._epoch_step + int(bad.argmax())
-        value = _compile.quotient(results[int(bad.argmax()), 0])
+        value = layout.loss(results[int(bad.argmax())])
         size = self.plan.batch_size or 1
         batch = slice(at * size, (at + 1) * size)
-        rows = np.arange(len(data["X"]))[batch] if order is None else order[batch]
+        rows = np.arange(len(given))[batch] if order is None else order[batch]
         why = "a lower learning rate often helps"
-        for name, array in data.items():
+        for array, name in given.labelled:
             with np.errstate(over="ignore"):
                 numbers = np.asarray(array[rows], dtype=np.float32).reshape(len(rows), -1)
             wrong = ~np.isfinite(numbers).all(axis=1)
@@ -274,12 +281,13 @@ class Trainer:
 
     # --- measuring
 
-    def evaluate(self, X: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
+    def evaluate(self, X: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, Any]:
         """{"loss": ..., metrics} over all samples in evaluation mode; every sample counts once at any number of ranks."""
         return self.plan.evaluate(X, y, batch_size, sample_weight)
 
-    def predict(self, X: Any, batch_size: int | None = None) -> npt.NDArray[np.float32]:
-        """The network's outputs in evaluation mode, (samples, ...), on every rank."""
+    def predict(self, X: Any, batch_size: int | None = None) -> Any:
+        """The network's outputs in evaluation mode, (samples, ...), on every rank; several in the tuple or dict that
+        forward returns."""
         return self.plan.predict(X, batch_size)
 
     # --- checkpoints

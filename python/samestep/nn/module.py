@@ -42,13 +42,14 @@ class Module:
         """What the module computes: symbolic tensors in, a symbolic tensor out. To be written by subclasses."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(self, x)")
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """forward(*inputs, **options): on symbolic tensors inside another forward, at once on arrays of samples."""
         trace = _trace.active()
         if trace is not None:
-            return trace.run(self, inputs)
+            return trace.run(self, inputs, options)
         from .. import _eager
 
-        return _eager.call_module(self, inputs)
+        return _eager.call_module(self, inputs, options)
 
     # --- registration
 
