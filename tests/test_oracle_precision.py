@@ -8,7 +8,7 @@ import pytest
 import oracle
 import samestep as ss
 from oracle_cases import Cases
-from samestep import nn, optim
+from samestep import _eager, nn, optim
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra 'oracles')")
 pytestmark = pytest.mark.oracle
@@ -112,5 +112,5 @@ def test_rounding_is_to_the_nearest_even() -> None:
     numbers = np.float32(np.ldexp(1.0 + oracle.whole_numbers(4096, 1 << 20) / (1 << 20), 3))[:, None]
     numbers[:4, 0] = [np.nan, np.inf, -np.inf, 3.4e38]
     numbers[4:8, 0] = np.array([0x3F808000, 0x3F818000, 0x3F808001, 0x3F817FFF], np.uint32).view(np.float32)
-    found = ss._eager.call(lambda x: x.trace.emit("bf16_round", [x]), [numbers])
+    found = _eager.call(lambda x: x.trace.emit("bf16_round", [x]), [numbers])
     assert np.array_equal(found, torch.tensor(numbers).to(torch.bfloat16).float().numpy(), equal_nan=True)

@@ -192,7 +192,7 @@ const ss_op SS_FN(ss_op_conv2d) = {
            "`out = floor((size + 2 pad - dilation (kernel - 1) - 1) / stride) + 1`. Activations are channels last in memory.\n\n"
            "Order of sums: one fused-multiply-add chain along (kh, kw, c) from zero, padding taps as multiplications by zero, then the bias. The gradient of x is one chain along (kh, kw, o); "
            "taps whose distance the stride does not divide are not in it. The gradients of weight and bias are one chain over the positions of the samples of a lane, lanes joined by the tree.",
-    .flags = SS_OP_NEEDS_IN,
+    .flags = SS_OP_NEEDS_IN | SS_OP_PRODUCT,
     .attrs = attrs,
     .infer = infer,
     .forward_phases = 2,

@@ -197,7 +197,7 @@ const ss_op SS_FN(ss_op_linear) = {
            "x `(B, ..., in)`, weight `(out, in)`, bias `(out)` or absent; y `(B, ..., out)`. Plain layout.\n\n"
            "Order of sums: y and the gradient of x are one fused-multiply-add chain along the summed axis from zero, then the bias is added. The gradients of weight and bias "
            "are one chain over the samples of a lane (positions of a sample in row-major order), lanes joined by the tree.",
-    .flags = SS_OP_NEEDS_IN,
+    .flags = SS_OP_NEEDS_IN | SS_OP_PRODUCT,
     .infer = infer,
     .forward_phases = 2,
     .backward_phases = 2,

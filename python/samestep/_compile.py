@@ -448,7 +448,8 @@ class Plan:
             "gradients": self._keep_gradients,
             "inputs": [[name, list(shape)] for name, shape in self._inputs or ()],
             "precision": self.precision,
-            "loss": repr(self.heads),
+            "loss": [f"{head.label('loss')} {head.loss!r} * {head.weight:g}" for head in self.heads.items],
+            "metrics": list(self.metrics),
             "optimizer": repr(self.optimizer),
             "network": [
                 f"{node['op']} in layer '{node['layer']}' ({', '.join(f'{name}={value:g}' for name, value in node['attrs'].items())})"
