@@ -201,8 +201,55 @@ static int64_t nanoseconds(void) {
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+/* Settings of the optimizer that change from step to step: values[steps][groups] of each name. */
+enum { MOST_NAMES = 16 };
+typedef struct hyper_table {
+    int names, groups;
+    const char *name[MOST_NAMES];
+    const double *value[MOST_NAMES];
+    PyObject *keep[MOST_NAMES];
+} hyper_table;
+
+static void release_hypers(hyper_table *t) {
+    for (int k = 0; k < t->names; k++) Py_XDECREF(t->keep[k]);
+    t->names = 0;
+}
+
+/* A failure is returned, not raised: the other ranks must hear of it. */
+static ss_status take_hypers(PyObject *mapping, int64_t steps, hyper_table *t, ss_error *err) {
+    PyObject *name, *value;
+    Py_ssize_t at = 0;
+    if (!mapping || mapping == Py_None) return SS_OK;
+    if (!PyDict_Check(mapping)) return SS_FAIL(err, SS_ERR_DTYPE, "hypers must be a dict of arrays");
+    while (PyDict_Next(mapping, &at, &name, &value)) {
+        const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+        if (!text || t->names == MOST_NAMES) return SS_FAIL(err, SS_ERR_VALUE, "hypers must be a dict of at most %d names", MOST_NAMES);
+        PyArrayObject *array = (PyArrayObject *)PyArray_FROMANY(value, NPY_DOUBLE, 2, 2, NPY_ARRAY_CARRAY_RO);
+        if (!array) {
+            PyErr_Clear();
+            return SS_FAIL(err, SS_ERR_DTYPE, "hypers['%s'] must be an array (steps, groups)", text);
+        }
+        t->keep[t->names] = (PyObject *)array;
+        t->name[t->names] = text;
+        t->value[t->names++] = PyArray_DATA(array);
+        int groups = (int)PyArray_DIM(array, 1);
+        if (PyArray_DIM(array, 0) != steps || groups < 1 || (t->groups && groups != t->groups))
+            return SS_FAIL(err, SS_ERR_SHAPE, "hypers['%s'] must have the shape (%lld, groups)", text, (long long)steps);
+        t->groups = groups;
+    }
+    return SS_OK;
+}
+
+static ss_status set_hypers(ss_model *m, const hyper_table *t, int64_t step, ss_error *err) {
+    ss_status status = SS_OK;
+    for (int k = 0; k < t->names && status == SS_OK; k++)
+        for (int g = 0; g < t->groups && status == SS_OK; g++) status = ss_model_set_hyper(m, t->name[k], t->value[k][step * t->groups + g], err);
+    return status;
+}
+
 /* The loop of `run`, with the GIL released; it is taken back now and then to look for signals. */
-static ss_status run_steps(plan_object *self, const ss_feed *feed, int64_t first, int64_t steps, ss_status local, double *out, bool *interrupted, ss_error *err) {
+static ss_status run_steps(plan_object *self, const ss_feed *feed, const hyper_table *hypers, int64_t first, int64_t steps, ss_status local, double *out, bool *interrupted,
+                           ss_error *err) {
     ss_session *s = self->session;
     ss_status status = SS_OK;
     bool shared = self->model->model->transport->size > 1;
@@ -223,6 +270,7 @@ static ss_status run_steps(plan_object *self, const ss_feed *feed, int64_t first
         int set = 0;
         ss_status loaded = local;
         if (local == SS_OK) loaded = ahead ? ss_loader_next(self->loader, &set, &batch, err) : ss_feed_load(feed, s, 0, first + k, &batch, err);
+        if (loaded == SS_OK && hypers->names) loaded = set_hypers(s->model, hypers, k, err);
         if (loaded != SS_OK) batch = 1;
         status = loaded == SS_OK || shared ? ss_session_step(s, set, batch, s->training, loaded, out + k * 2 * s->result_elements, NULL, err) : loaded;
         if (status == SS_OK && nanoseconds() - looked > SIGNAL_NANOSECONDS) {
@@ -254,21 +302,23 @@ static ss_status take_order(PyObject *order, PyArrayObject **indices, ss_error *
 }
 
 static PyObject *plan_run(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"arrays", "order", "batch", "first", "steps", NULL};
+    static char *names[] = {"arrays", "order", "batch", "first", "steps", "hypers", NULL};
     plan_object *self = (plan_object *)object;
-    PyObject *sequence, *order = Py_None, *results = NULL;
+    PyObject *sequence, *order = Py_None, *results = NULL, *mapping = NULL;
     PyArrayObject *indices = NULL;
+    hyper_table hypers = {0};
     long long batch, first = 0, steps = -1;
     bool interrupted = false;
     arrays a = {0};
     ss_error err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$LLL", names, &sequence, &order, &batch, &first, &steps)) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$LLLO", names, &sequence, &order, &batch, &first, &steps, &mapping)) return NULL;
     ss_model *m = self->model->model;
     ss_status status = ss_model_enter(m, &err);
     if (status != SS_OK) goto raise;
     ss_feed feed = {.array = a.array, .wanted = self->wanted, .batch = batch};
     ss_status local = take_arrays(self, sequence, false, &a, &err);
     if (local == SS_OK) local = take_order(order, &indices, &err);
+    if (local == SS_OK) local = take_hypers(mapping, steps, &hypers, &err);
     feed.arrays = a.count;
     feed.count = indices ? PyArray_DIM(indices, 0) : a.rows;
     feed.order = indices ? PyArray_DATA(indices) : NULL;
@@ -283,9 +333,10 @@ static PyObject *plan_run(PyObject *object, PyObject *args, PyObject *kwargs) {
         if (local == SS_OK) status = SS_FAIL(&err, SS_ERR_VALUE, "steps is needed");
     } else {
         results = new_results(self->session, steps);
-        if (results) status = run_steps(self, &feed, first, steps, local, PyArray_DATA((PyArrayObject *)results), &interrupted, &err);
+        if (results) status = run_steps(self, &feed, &hypers, first, steps, local, PyArray_DATA((PyArrayObject *)results), &interrupted, &err);
     }
     release(&a);
+    release_hypers(&hypers);
     ss_model_leave(m);
 raise:
     Py_XDECREF(indices);
@@ -532,7 +583,7 @@ static PyMethodDef methods[] = {
     {"step", (PyCFunction)(void (*)(void))plan_step, METH_VARARGS | METH_KEYWORDS,
      "step($self, /, arrays, *, local=False, batch=None, update=True)\n--\n\nOne batch; sums and denominators of the results."},
     {"run", (PyCFunction)(void (*)(void))plan_run, METH_VARARGS | METH_KEYWORDS,
-     "run($self, /, arrays, order, *, batch, first=0, steps)\n--\n\nMany steps over arrays in memory."},
+     "run($self, /, arrays, order, *, batch, first=0, steps, hypers=None)\n--\n\nMany steps over arrays in memory."},
     {"forward", (PyCFunction)(void (*)(void))plan_forward, METH_VARARGS | METH_KEYWORDS,
      "forward($self, /, arrays, *, local=False, batch=None)\n--\n\nThe outputs of this rank's rows of a batch."},
     {"gradient", plan_gradient, METH_O, "gradient($self, name, /)\n--\n\nA read-only view of a gradient of the last step."},

@@ -14,21 +14,22 @@ from ._libraries import preload as _preload
 
 _preload()  # before the extension, which needs these libraries
 
-from . import comm, metrics, nn, optim  # noqa: E402
+from . import callbacks, comm, metrics, nn, optim, schedules  # noqa: E402
 from ._compile import Plan, compile  # noqa: E402
 from ._core import CheckpointError, CommError, NumericError, RankFailed, build_info  # noqa: E402
 from ._fingerprint import fingerprint  # noqa: E402
 from ._random import manual_seed  # noqa: E402
+from .callbacks import Callback, StopTraining  # noqa: E402
 from .comm import allgather, allreduce, barrier, broadcast, rank, size  # noqa: E402
 from .function import Function  # noqa: E402
 from .history import History  # noqa: E402
 from .nn.functional import cat  # noqa: E402
-from .trainer import Callback, StopTraining, Trainer  # noqa: E402
+from .trainer import Trainer  # noqa: E402
 
 __version__: str = build_info()["version"]
 
 __all__ = [
     "Callback", "CheckpointError", "CommError", "Function", "History", "NumericError", "Plan", "RankFailed", "StopTraining",
-    "Trainer", "allgather", "allreduce", "barrier", "broadcast", "build_info", "cat", "comm", "compile",
-    "fingerprint", "manual_seed", "metrics", "nn", "optim", "rank", "size",
+    "Trainer", "allgather", "allreduce", "barrier", "broadcast", "build_info", "callbacks", "cat", "comm", "compile",
+    "fingerprint", "manual_seed", "metrics", "nn", "optim", "rank", "schedules", "size",
 ]  # fmt: skip

@@ -39,6 +39,13 @@ def put_slots(plan: Plan, state: dict[str, np.ndarray[Any, Any]], step: int) -> 
     plan.model.step = step
 
 
+def _callback_states(trainer: Trainer) -> list[list[Any]]:
+    """Kind and state of each callback."""
+    return [
+        [type(item).__name__, item.state_dict() if hasattr(item, "state_dict") else {}] for item in trainer.callbacks
+    ]
+
+
 def save(path: str, trainer: Trainer, order: tuple[Any, ...], note: str) -> None:
     """Rank 0 writes the file in one move; an error reaches every rank. Collective."""
     plan = trainer.plan
@@ -64,6 +71,8 @@ def save(path: str, trainer: Trainer, order: tuple[Any, ...], note: str) -> None
             "shuffle": order[2],
             "optimizer": type(plan.optimizer).__name__,
             "hypers": plan.optimizer.hypers(),
+            "schedule": {} if trainer.schedule is None else trainer.schedule.state_dict(),
+            "callbacks": _callback_states(trainer),
             "history": trainer.history.to_dict(),
             "note": note,
         }
@@ -146,6 +155,12 @@ def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
     put_slots(plan, slots, numbers["step"])
     counters = {name: value for name, value in tensors.items() if name.endswith("num_batches_tracked")}
     trainer.net.load_state_dict({name.removeprefix("model."): value for name, value in counters.items()}, strict=False)
+    if trainer.schedule is not None and state.get("schedule"):
+        trainer.schedule.load_state_dict(state["schedule"])
+    kept = list(state.get("callbacks", []))
+    for callback, (kind, values) in zip(trainer.callbacks, kept, strict=False):
+        if kind == type(callback).__name__ and values and hasattr(callback, "load_state_dict"):
+            callback.load_state_dict(values)
     trainer.epoch, trainer._epoch_step, trainer._epoch_sums = numbers["epoch"], numbers["epoch_step"], sums
     trainer.history._columns = columns
     return True

@@ -181,6 +181,20 @@ def _shape(extents: Any) -> tuple[int, ...]:
     return tuple(whole(extent, "input_shape") for extent in extents)
 
 
+def _hyper_table(settings: Sequence[Sequence[Mapping[str, Any]]], steps: int) -> dict[str, npt.NDArray[np.float64]]:
+    """Core name -> (steps, groups)."""
+    if len(settings) != steps:
+        raise ValueError(f"settings must hold one entry for each of the {steps} steps, but has {len(settings)}")
+    table: dict[str, npt.NDArray[np.float64]] = {}
+    for step, groups in enumerate(settings):
+        for group, given in enumerate(groups):
+            for name, value in given.items():
+                pairs = [("beta1", value[0]), ("beta2", value[1])] if name == "betas" else [(name, value)]
+                for core_name, number in pairs:
+                    table.setdefault(core_name, np.zeros((steps, len(groups))))[step, group] = float(number)
+    return table
+
+
 def _results(trace: Trace) -> Results:
     assert trace.results is not None
     return trace.results
@@ -653,12 +667,14 @@ class Plan:
         first: int = 0,
         steps: int | None = None,
         sample_weight: Any = None,
+        settings: Sequence[Sequence[Mapping[str, Any]]] | None = None,
     ) -> npt.NDArray[np.float64]:
         """Trains on the batches `first` to `first + steps` that are cut from `order` (row numbers of X; default: as
         they lie), all in one call.
 
         Returns (steps, pairs, 2): sums and denominators of losses and metrics (`plan.result_names`); the value of a loss
-        is their quotient, and `plan.values(pairs)` makes numbers of them.
+        is their quotient, and `plan.values(pairs)` makes numbers of them. settings: for each step, for each group
+        of the optimizer, settings that count in this step (what a schedule gives).
         The last batch of an order may be smaller. Signals are checked between steps.
         """
         arrays = self._checked(X, y, sample_weight)
@@ -675,7 +691,13 @@ class Plan:
         session, trace = self._session(True, True, sample_weight is not None, self.batch_size)
         self._fit_shapes(arrays, trace)
         self._update_hypers(model)
-        return session.run(arrays.arrays, rows, batch=size, first=first, steps=count)
+        hypers = _hyper_table(settings, count) if settings else None
+        results = session.run(arrays.arrays, rows, batch=size, first=first, steps=count, hypers=hypers)
+        if (
+            hypers
+        ):  # the model now has other settings than the optimizer: the next step without a schedule puts them back
+            self._hypers = {}
+        return results
 
     @property
     def result_names(self) -> list[str]:

@@ -169,11 +169,18 @@ class Plan:
         of a result is their quotient. The GIL is released.
         local: the arrays hold this rank's rows alone and `batch` gives the size of the global batch."""
     def run(
-        self, arrays: Sequence[Any], order: npt.NDArray[np.int64] | None, *, batch: int, first: int = 0, steps: int
+        self,
+        arrays: Sequence[Any],
+        order: npt.NDArray[np.int64] | None,
+        *,
+        batch: int,
+        first: int = 0,
+        steps: int,
+        hypers: dict[str, npt.NDArray[np.float64]] | None = None,
     ) -> npt.NDArray[np.float64]:
         """Steps `first` to `first + steps` over arrays in memory, batches cut from `order` (or from the rows as they
         lie): (steps, pairs, 2). A loader thread gathers the next batch while the current one trains. Signals are
-        checked between steps."""
+        checked between steps. hypers: settings of the optimizer by name, (steps, groups), that change from step to step."""
     def forward(
         self, arrays: Sequence[Any], *, local: bool = False, batch: int | None = None
     ) -> list[npt.NDArray[np.float32]]:

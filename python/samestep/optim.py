@@ -30,6 +30,10 @@ class Optimizer:
                 values[name] = float(value)
         return values
 
+    def group_settings(self) -> list[dict[str, Any]]:
+        """The settings of each parameter group under their public names."""
+        return [{name: getattr(self, name) for name in self._settings}]
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self._settings:
             raise AttributeError(f"{type(self).__name__} has no setting '{name}'; it has {', '.join(self._settings)}")

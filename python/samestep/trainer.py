@@ -16,34 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _agree, _checkpoint, _compile, _core, comm
+from . import _agree, _checkpoint, _compile, _core, comm, schedules
 from ._compile import Given
+from .callbacks import EVENTS, StopTraining
 from .history import History
 from .nn.module import Module
+from .schedules import WarmUp
 
 VALIDATION = ("the X of validation", "the y of validation")  # their names in error messages
 CHUNK_SECONDS = 0.2  # work between two looks at the clock, the progress bar and the keyboard
-
-
-class StopTraining(Exception):
-    """Raised by a callback to end `fit` after this epoch; returning False does the same."""
-
-
-class Callback:
-    """Base of callbacks; any object with some of these methods will do, and a function counts as on_epoch_end.
-
-    All ranks call them with equal logs. When one rank wants to stop, all do.
-    """
-
-    def on_fit_begin(self, trainer: Trainer) -> Any:
-        """Before the first epoch."""
-
-    def on_epoch_end(self, trainer: Trainer, epoch: int, logs: Mapping[str, float]) -> Any:
-        """After each epoch (counted from 1). logs: loss, metrics, val_loss, ..., seconds. Return False or raise
-        StopTraining to stop."""
-
-    def on_fit_end(self, trainer: Trainer) -> Any:
-        """After the last epoch, also when training was stopped."""
 
 
 class Trainer:
@@ -53,7 +34,9 @@ class Trainer:
     samestep.optim or its name; metrics: "accuracy"; seed: of shuffles and dropout; lanes: parts of the batch whose sums
     are joined in a fixed tree, a property of the run like the learning rate (default: from the batch size alone);
     lanes_at_once: a power of two, fewer lanes together need less memory and change no bit; threads: of this rank
-    (default: SAMESTEP_THREADS or a fair share); backend: "native" or "openblas"; callbacks: see Callback; checkpoint: a
+    (default: SAMESTEP_THREADS or a fair share); backend: "native" or "openblas"; precision: "fp32" or "bf16"; loss_weights:
+    of several losses; schedule: of the learning rate, an object of samestep.schedules or a function of the epoch that
+    gives a factor; callbacks: see Callback; checkpoint: a
     file that is written after each epoch and that `fit(..., resume=True)` goes on from.
 
     Under MPI every rank makes the same calls with the same arrays; results are equal on all ranks, whatever their
@@ -74,6 +57,7 @@ class Trainer:
         backend: str = "native",
         precision: str = "fp32",
         loss_weights: Any = None,
+        schedule: Any = None,
         callbacks: Any = (),
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -85,6 +69,7 @@ class Trainer:
         self._loss, self.optimizer = loss, _compile.optimizers.resolve(optimizer)
         self.plan = self._compile(None)  # checks every argument; memory is laid out by the first fit
         self.loss, self.seed = self.plan.loss, self.plan.seed
+        self.schedule = schedules.resolve(schedule)
         self.callbacks = _callbacks(callbacks)
         self.checkpoint = None if checkpoint is None else os.fspath(checkpoint)
         self.history = History()
@@ -114,24 +99,54 @@ class Trainer:
     ) -> History:
         """Trains for `epochs` epochs and returns the history (all epochs of this trainer).
 
-        X: (samples, ...); y: one target a sample (class numbers, or floats for "mse"); batch_size: samples in a global
-        batch, over all ranks; the last batch of an epoch may be smaller and is trained too; validation: (X, y) or (X,
-        y, sample_weight), measured after each epoch; sample_weight: (samples), not negative; shuffle: a new order each
-        epoch, a function of the seed and the epoch; verbose: a progress bar and a line an epoch on rank 0; resume: goes
-        on from the checkpoint file, if there is one, until `epochs` epochs are made in all: the same bits as without
+        X: (samples, ...), or a tuple or dict of such arrays for a network of several inputs; y: one target a sample
+        (class numbers, or floats for "mse"), or a tuple or dict of targets for several losses; batch_size: samples in a
+        global batch, over all ranks; the last batch of an epoch may be smaller and is trained too; validation: (X, y) or
+        (X, y, sample_weight), measured after each epoch; sample_weight: (samples), not negative; shuffle: a new order
+        each epoch, a function of the seed and the epoch; verbose: a progress bar and a line an epoch on rank 0; resume:
+        goes on from the checkpoint file, if there is one, until `epochs` epochs are made in all: the same bits as without
         the break, at any number of ranks.
 
         Ctrl-C ends the epoch under way, saves the checkpoint (in a single process), and raises KeyboardInterrupt; the
         network and `trainer.history` stay usable, and another fit with resume=True goes on. Raises ss.NumericError when
         the loss is no longer finite, ss.CheckpointError.
         """
+        run = self._begin(
+            X, y, epochs, batch_size, validation, sample_weight, bool(shuffle), bool(verbose), bool(resume)
+        )
+        self._call("on_fit_begin")
+        with _Interrupts(self.plan.comm.size == 1) as interrupts:
+            while self.epoch < run.last:
+                self._call("on_epoch_begin", self.epoch + 1)
+                logs = self._train(run, interrupts)
+                if run.validation is not None:
+                    measured = self.evaluate(run.validation[0], run.validation[1], batch_size, *run.validation[2:3])
+                    logs |= {f"val_{name}": value for name, value in measured.items() if np.ndim(value) == 0}
+                if not self._end_epoch(run, logs):
+                    break
+        self._call("on_fit_end")
+        return self.history
+
+    def _begin(
+        self,
+        X: Any,
+        y: Any,
+        epochs: Any,
+        batch_size: Any,
+        validation: Any,
+        weight: Any,
+        shuffle: bool,
+        verbose: bool,
+        resume: bool,
+    ) -> _Fit:
+        """Checks all arguments on all ranks, lays out the memory, and resumes."""
         ranks = self.plan.comm
 
         def arguments() -> tuple[int, int, Any, Any]:
             count, size = _compile.whole(epochs, "epochs", 0), _compile.whole(batch_size, "batch_size")
             if y is None:
                 raise TypeError("y must be an array of numbers, not None")
-            rows = self.plan._given(X, y, sample_weight, ("X", "y"))
+            rows = self.plan._given(X, y, weight, ("X", "y"))
             if not len(rows):
                 raise ValueError("X has no samples")
             if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3)):
@@ -140,8 +155,8 @@ class Trainer:
                 raise ValueError("resume=True needs Trainer(..., checkpoint='file')")
             measured = None
             if validation is not None:
-                weight = validation[2] if len(validation) == 3 else None
-                measured = self.plan._given(validation[0], validation[1], weight, VALIDATION)
+                of_samples = validation[2] if len(validation) == 3 else None
+                measured = self.plan._given(validation[0], validation[1], of_samples, VALIDATION)
             return count, size, rows, measured
 
         epochs, batch_size, given, measured = comm.together(ranks, arguments)
@@ -149,37 +164,40 @@ class Trainer:
         agree: dict[str, Any] = {
             "epochs": epochs,
             "batch_size": batch_size,
-            "shuffle": bool(shuffle),
-            "resume": bool(resume),
+            "shuffle": shuffle,
+            "resume": resume,
             "epochs so far": self.epoch,
-        }
-        agree |= {label: [list(array.shape), str(array.dtype)] for array, label in given.labelled}
-        agree |= {
-            "validation": measured and [[list(array.shape), label] for array, label in measured.labelled],
+            "schedule": repr(self.schedule),
             "checkpoint": self.checkpoint is not None,
         }
+        agree |= {label: [list(array.shape), str(array.dtype)] for array, label in given.labelled}
+        agree["validation"] = measured and [[list(array.shape), label] for array, label in measured.labelled]
         _agree.agree(ranks, agree)
         # The layout of the memory needs one look at the data; nothing is trained by it.
-        self.plan.run(X, y, batch_size=batch_size, first=0, steps=0, sample_weight=sample_weight)
+        self.plan.run(X, y, batch_size=batch_size, first=0, steps=0, sample_weight=weight)
         if measured is not None:  # what does not fit is refused now, and not after the first epoch
             comm.together(ranks, lambda: self.plan._fit_shapes(measured))
             if not len(measured):
                 raise ValueError("the X of validation has no samples")
-        self._order = (len(given), batch_size, bool(shuffle))
+        self._order = (len(given), batch_size, shuffle)
         last = epochs if resume else self.epoch + epochs
+        steps = math.ceil(len(given) / batch_size)
+        if self.schedule is not None:
+            first = 0 if resume else self.epoch  # a schedule's time runs through all fits of a trainer
+            comm.together(ranks, lambda: self._prepare_schedule(max(last, first + 1), steps))
         if resume:
             self._resume()
         else:
             self._epoch_step, self._epoch_sums = 0, []
-        self._call("on_fit_begin")
-        with _Interrupts(ranks.size == 1) as interrupts:
-            while self.epoch < last:
-                if not self._one_epoch(
-                    X, y, given, sample_weight, validation, last, bool(shuffle), verbose, interrupts
-                ):
-                    break
-        self._call("on_fit_end")
-        return self.history
+        return _Fit(X, y, given, weight, validation, last, steps, shuffle, verbose)
+
+    def _prepare_schedule(self, epochs: int, steps: int) -> None:
+        assert self.schedule is not None
+        total = epochs if self.schedule.unit == "epoch" else epochs * steps
+        if isinstance(self.schedule, WarmUp):
+            self.schedule.prepare(total, steps)
+        else:
+            self.schedule.prepare(total)
 
     def _prepare(self, given: Given, batch_size: int) -> None:
         """A plan for this batch size; another one replaces the plan, and keeps the optimizer's state."""
@@ -199,33 +217,28 @@ class Trainer:
         _checkpoint.put_slots(new, state, old.model.step)
         self.plan = new
 
-    def _one_epoch(
-        self,
-        X: Any,
-        y: Any,
-        given: Given,
-        weight: Any,
-        validation: Any,
-        last: int,
-        shuffle: bool,
-        verbose: bool,
-        interrupts: _Interrupts,
-    ) -> bool:
-        """Trains the rest of an epoch. False: a callback wants to stop."""
+    def _train(self, run: _Fit, interrupts: _Interrupts) -> dict[str, float]:
+        """Trains the rest of an epoch and returns what it measured."""
         plan, size, ranks = self.plan, self.plan.batch_size or 1, self.plan.comm
-        order = _core.permutation(len(given), self.seed, self.epoch) if shuffle else None
-        steps = math.ceil(len(given) / size)
-        began, chunk, layout = time.perf_counter(), 1, plan._layout()
-        with self._bar(steps, last, verbose) as bar:
+        order = _core.permutation(len(run.given), self.seed, self.epoch) if run.shuffle else None
+        run.began, chunk, layout = time.perf_counter(), 1, plan._layout()
+        with self._bar(run.steps, run.last, run.verbose) as bar:
             bar.update(self._epoch_step)
-            while self._epoch_step < steps:
-                count = min(chunk, steps - self._epoch_step)
+            while self._epoch_step < run.steps:
+                count = min(chunk, run.steps - self._epoch_step)
                 start = time.perf_counter()
                 results = plan.run(
-                    X, y, order, batch_size=size, first=self._epoch_step, steps=count, sample_weight=weight
+                    run.X,
+                    run.y,
+                    order,
+                    batch_size=size,
+                    first=self._epoch_step,
+                    steps=count,
+                    sample_weight=run.weight,
+                    settings=self._settings(self._epoch_step, count, run.steps),
                 )
                 seconds = time.perf_counter() - start
-                self._check_finite(results, given, order)
+                self._check_finite(results, run.given, order)
                 self._epoch_step += count
                 self._epoch_sums += results.reshape(count, -1).tolist()
                 bar.set_postfix_str(f"loss {layout.loss(results[-1]):.4f}", refresh=False)
@@ -239,18 +252,32 @@ class Trainer:
                         ranks.broadcast(chunk.to_bytes(8, "little") if ranks.rank == 0 else None), "little"
                     )
         sums = np.array(self._epoch_sums).sum(axis=0).reshape(-1, 2)
-        logs = {name: value for name, value in layout.values(sums).items() if np.ndim(value) == 0}
-        if validation is not None:
-            measured = plan.evaluate(validation[0], validation[1], size, *validation[2:3])
-            logs |= {f"val_{name}": value for name, value in measured.items() if np.ndim(value) == 0}
-        logs["seconds"] = time.perf_counter() - began
+        return {name: value for name, value in layout.values(sums).items() if np.ndim(value) == 0}
+
+    def _settings(self, first: int, count: int, steps: int) -> list[list[dict[str, Any]]] | None:
+        """The optimizer's settings in steps first, first + 1, ... of the epoch, for each group: what a schedule says."""
+        if self.schedule is None:
+            return None
+        times = [self.epoch if self.schedule.unit == "epoch" else self.epoch * steps + first + k for k in range(count)]
+        bases = self.optimizer.group_settings()
+        return [[self.schedule.settings(base, time) for base in bases] for time in times]
+
+    def _end_epoch(self, run: _Fit, logs: dict[str, float]) -> bool:
+        """History, a line of text, the schedule, callbacks and the checkpoint. False: a callback wants to stop."""
+        ranks = self.plan.comm
+        if self.schedule is not None:
+            found = self._settings(max(self._epoch_step - 1, 0), 1, run.steps)
+            logs["lr"] = float(found[0][0]["lr"]) if found else math.nan
+        logs["seconds"] = time.perf_counter() - run.began
         if ranks.size > 1:
             logs = comm.broadcast(logs, 0, ranks)
         self.epoch += 1
         self._epoch_step, self._epoch_sums = 0, []
         self.history.append({"epoch": self.epoch, **logs})
-        if verbose and ranks.rank == 0:
-            print(_line(self.epoch, last, logs), flush=True)
+        if run.verbose and ranks.rank == 0:
+            print(_line(self.epoch, run.last, logs), flush=True)
+        if self.schedule is not None:
+            self.schedule.after_epoch(logs)
         go_on = self._call("on_epoch_end", self.epoch, dict(logs))
         self._save("")
         return go_on
@@ -349,7 +376,7 @@ class Trainer:
 
 def _callbacks(given: Any) -> list[Any]:
     """One callback, or several, as a list. Raises TypeError for what could never be called."""
-    events = ("on_fit_begin", "on_epoch_end", "on_fit_end")
+    events = EVENTS
 
     def is_one(item: Any) -> bool:
         return callable(item) or any(hasattr(item, event) for event in events)
@@ -363,6 +390,26 @@ def _callbacks(given: Any) -> list[Any]:
         if not is_one(item):
             raise TypeError(f"callbacks must be functions or objects with {', '.join(events)}, not {item!r}")
     return callbacks
+
+
+class _Fit:
+    """What one call of fit works with."""
+
+    def __init__(
+        self,
+        X: Any,
+        y: Any,
+        given: Given,
+        weight: Any,
+        validation: Any,
+        last: int,
+        steps: int,
+        shuffle: bool,
+        verbose: bool,
+    ) -> None:
+        self.X, self.y, self.given, self.weight, self.validation = X, y, given, weight, validation
+        self.last, self.steps, self.shuffle, self.verbose = last, steps, shuffle, verbose
+        self.began = 0.0
 
 
 class _NoBar:
