@@ -380,7 +380,8 @@ class ReduceLROnPlateau(Schedule):
 
     Parameters: monitor: a name in the logs of an epoch; mode: "min" or "max"; threshold: what counts as better, as a part
     of the best value (threshold_mode "rel") or as a number ("abs"); cooldown: epochs after a reduction in which nothing is
-    counted; min_lr: the least rate.
+    counted; min_lr: the least rate; eps: smaller changes are left
+    out.
     """
 
     def __init__(
@@ -393,6 +394,7 @@ class ReduceLROnPlateau(Schedule):
         threshold_mode: str = "rel",
         cooldown: int = 0,
         min_lr: float = 0.0,
+        eps: float = 1e-8,
     ) -> None:
         super().__init__("epoch")
         if mode not in ("min", "max"):
@@ -404,14 +406,15 @@ class ReduceLROnPlateau(Schedule):
         self.monitor, self.mode, self.factor = str(monitor), mode, float(factor)
         self.patience, self.cooldown = self._whole("patience", patience, 0), self._whole("cooldown", cooldown, 0)
         self.threshold, self.threshold_mode = self._number("threshold", threshold), threshold_mode
-        self.min_lr = self._number("min_lr", min_lr)
+        self.min_lr, self.eps = self._number("min_lr", min_lr), self._number("eps", eps)
         self._best = math.inf if mode == "min" else -math.inf
         self._bad, self._cooling, self._reductions = 0, 0, 0
 
     def rate(self, base: float, time: int) -> float:
         rate = base
         for _ in range(self._reductions):
-            rate = max(rate * self.factor, self.min_lr)
+            lower = max(rate * self.factor, self.min_lr)
+            rate = lower if rate - lower > self.eps else rate
         return rate
 
     def _better(self, value: float) -> bool:
