@@ -29,7 +29,7 @@ static inline ss_random4 ss_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint
 static inline float ss_uniform(uint32_t word) { return (float)(word >> 8) * 0x1p-24f; }
 
 /* Streams: the op number (fourth counter word) of uses outside a graph. */
-enum { SS_STREAM_INIT = 0x80000000u, SS_STREAM_SHUFFLE = 0x80000001u };
+enum { SS_STREAM_INIT = 0x80000000u, SS_STREAM_SHUFFLE = 0x80000001u, SS_STREAM_MIX = 0x80000002u };
 
 /* A permutation of [0, count) by a function of (seed, epoch) alone, without memory: a Feistel network over the next even power of two whose
  * round function is Philox, walked until the image falls inside (Black, Rogaway: "Ciphers with arbitrary finite domains", 2002). */

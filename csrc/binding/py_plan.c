@@ -2,6 +2,7 @@
 #include <string.h>
 #include <time.h>
 #include "base/alloc.h"
+#include "train/mix.h"
 
 enum {
     SMALL_BATCH = 64 << 10, /* bytes below which handing a batch to the loader thread costs more than copying it */
@@ -86,8 +87,8 @@ static void release(arrays *a) {
     a->count = 0;
 }
 
-/* empty: arrays without rows are allowed. */
-static ss_status take_arrays(plan_object *self, PyObject *sequence, bool empty, arrays *a, ss_error *err) {
+/* empty: arrays without rows are allowed. role: of mixing, or NULL. */
+static ss_status take_arrays(plan_object *self, PyObject *sequence, bool empty, const ss_mix_role *role, arrays *a, ss_error *err) {
     const ss_graph *g = self->graph->graph;
     ss_status status = SS_OK;
     *a = (arrays){0};
@@ -104,7 +105,9 @@ static ss_status take_arrays(plan_object *self, PyObject *sequence, bool empty, 
         const ss_value *value = &g->value[v];
         if (value->kind != SS_VALUE_INPUT) continue;
         int k = a->count;
-        status = binding_array(PyTuple_GET_ITEM(fast, value->index), value->name, &value->shape, value->dtype, &a->array[k], &a->keep[k], err);
+        static const ss_shape label = {.rank = 0};
+        bool hot = role && role[value->index] == SS_MIX_ONE_HOT;
+        status = binding_array(PyTuple_GET_ITEM(fast, value->index), value->name, hot ? &label : &value->shape, hot ? SS_I32 : value->dtype, &a->array[k], &a->keep[k], err);
         if (status != SS_OK) break;
         a->count++;
         if (k == 0) a->rows = a->array[0].rows;
@@ -132,7 +135,7 @@ static ss_status load_one(plan_object *self, PyObject *sequence, bool local, lon
     arrays a;
     int64_t begin = 0, end = 0;
     *batch = 1;
-    ss_status status = take_arrays(self, sequence, local, &a, err); /* a small batch may leave this rank no rows */
+    ss_status status = take_arrays(self, sequence, local, NULL, &a, err); /* a small batch may leave this rank no rows */
     if (status != SS_OK) goto done;
     if (local && given < 1) {
         status = SS_FAIL(err, SS_ERR_VALUE, "local=True needs batch=, the size of the global batch");
@@ -247,6 +250,52 @@ static ss_status set_hypers(ss_model *m, const hyper_table *t, int64_t step, ss_
     return status;
 }
 
+/* (kind, alpha, epoch, roles) -> mix; the graph's shapes give the rest. mix->row and the arrays behind role are freed by release_mix. */
+static ss_status take_mix(plan_object *self, PyObject *given, ss_mix *mix, ss_error *err) {
+    const ss_graph *g = self->graph->graph;
+    const char *kind;
+    double alpha;
+    unsigned long long epoch;
+    PyObject *roles;
+    *mix = (ss_mix){0};
+    if (!given || given == Py_None) return SS_OK;
+    if (!PyTuple_Check(given) || !PyArg_ParseTuple(given, "sdKO", &kind, &alpha, &epoch, &roles) || !PyTuple_Check(roles) || PyTuple_GET_SIZE(roles) != g->inputs) {
+        PyErr_Clear();
+        return SS_FAIL(err, SS_ERR_VALUE, "mix must be (kind, alpha, epoch, roles) with a role for each of the %d inputs", g->inputs);
+    }
+    bool cut = !strcmp(kind, "cutmix");
+    if ((!cut && strcmp(kind, "mixup")) || !(alpha > 0 && alpha < 1e6)) return SS_FAIL(err, SS_ERR_VALUE, "mix: kind must be 'mixup' or 'cutmix', alpha positive");
+    ss_mix_role *role = ss_calloc((size_t)g->inputs + 1, sizeof *role);
+    int64_t *classes = ss_calloc((size_t)g->inputs + 1, sizeof *classes), longest = 1;
+    *mix = (ss_mix){.kind = cut ? SS_MIX_CUT : SS_MIX_UP, .alpha = alpha, .seed = self->model->model->seed, .epoch = (uint32_t)epoch, .role = role, .classes = classes};
+    if (!role || !classes) return SS_FAIL(err, SS_ERR_MEMORY, "no memory to mix samples");
+    for (int v = 0; v < g->values; v++) {
+        const ss_value *value = &g->value[v];
+        if (value->kind != SS_VALUE_INPUT) continue;
+        static const char *const names[] = {"keep", "input", "target", "one_hot"};
+        PyObject *item = PyTuple_GET_ITEM(roles, value->index);
+        int k = 0;
+        while (k < 4 && !(PyUnicode_Check(item) && PyUnicode_CompareWithASCIIString(item, names[k]) == 0)) k++;
+        if (k == 4) return SS_FAIL(err, SS_ERR_VALUE, "mix: a role is 'keep', 'input', 'target' or 'one_hot'");
+        role[value->index] = (ss_mix_role)k;
+        classes[value->index] = ss_shape_count(&value->shape);
+        longest = ss_max(longest, ss_shape_count(&value->shape));
+        if (k == SS_MIX_INPUT && cut && mix->height == 0) {
+            if (value->shape.rank < 2) return SS_FAIL(err, SS_ERR_SHAPE, "cutmix needs images: the last two axes of input '%s' must be height and width", value->name);
+            mix->height = value->shape.dim[value->shape.rank - 2];
+            mix->width = value->shape.dim[value->shape.rank - 1];
+        }
+    }
+    mix->row = ss_calloc((size_t)longest, sizeof *mix->row);
+    return mix->row ? SS_OK : SS_FAIL(err, SS_ERR_MEMORY, "no memory to mix samples of %lld elements", (long long)longest);
+}
+
+static void release_mix(ss_mix *mix) {
+    ss_free(mix->row);
+    ss_free((void *)mix->role);
+    ss_free((void *)mix->classes);
+}
+
 /* The loop of `run`, with the GIL released; it is taken back now and then to look for signals. */
 static ss_status run_steps(plan_object *self, const ss_feed *feed, const hyper_table *hypers, int64_t first, int64_t steps, ss_status local, double *out, bool *interrupted,
                            ss_error *err) {
@@ -302,24 +351,27 @@ static ss_status take_order(PyObject *order, PyArrayObject **indices, ss_error *
 }
 
 static PyObject *plan_run(PyObject *object, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"arrays", "order", "batch", "first", "steps", "hypers", NULL};
+    static char *names[] = {"arrays", "order", "batch", "first", "steps", "hypers", "mix", NULL};
     plan_object *self = (plan_object *)object;
-    PyObject *sequence, *order = Py_None, *results = NULL, *mapping = NULL;
+    PyObject *sequence, *order = Py_None, *results = NULL, *mapping = NULL, *mixing = NULL;
     PyArrayObject *indices = NULL;
     hyper_table hypers = {0};
+    ss_mix mix = {0};
     long long batch, first = 0, steps = -1;
     bool interrupted = false;
     arrays a = {0};
     ss_error err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$LLLO", names, &sequence, &order, &batch, &first, &steps, &mapping)) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$LLLOO", names, &sequence, &order, &batch, &first, &steps, &mapping, &mixing)) return NULL;
     ss_model *m = self->model->model;
     ss_status status = ss_model_enter(m, &err);
     if (status != SS_OK) goto raise;
     ss_feed feed = {.array = a.array, .wanted = self->wanted, .batch = batch};
-    ss_status local = take_arrays(self, sequence, false, &a, &err);
+    ss_status local = take_mix(self, mixing, &mix, &err);
+    if (local == SS_OK) local = take_arrays(self, sequence, false, mix.role, &a, &err);
     if (local == SS_OK) local = take_order(order, &indices, &err);
     if (local == SS_OK) local = take_hypers(mapping, steps, &hypers, &err);
     feed.arrays = a.count;
+    feed.mix = mix.role ? &mix : NULL;
     feed.count = indices ? PyArray_DIM(indices, 0) : a.rows;
     feed.order = indices ? PyArray_DATA(indices) : NULL;
     if (local == SS_OK && batch < 1) local = SS_FAIL(&err, SS_ERR_VALUE, "batch=%lld must be at least 1", batch);
@@ -337,6 +389,7 @@ static PyObject *plan_run(PyObject *object, PyObject *args, PyObject *kwargs) {
     }
     release(&a);
     release_hypers(&hypers);
+    release_mix(&mix);
     ss_model_leave(m);
 raise:
     Py_XDECREF(indices);
@@ -583,7 +636,7 @@ static PyMethodDef methods[] = {
     {"step", (PyCFunction)(void (*)(void))plan_step, METH_VARARGS | METH_KEYWORDS,
      "step($self, /, arrays, *, local=False, batch=None, update=True)\n--\n\nOne batch; sums and denominators of the results."},
     {"run", (PyCFunction)(void (*)(void))plan_run, METH_VARARGS | METH_KEYWORDS,
-     "run($self, /, arrays, order, *, batch, first=0, steps, hypers=None)\n--\n\nMany steps over arrays in memory."},
+     "run($self, /, arrays, order, *, batch, first=0, steps, hypers=None, mix=None)\n--\n\nMany steps over arrays in memory."},
     {"forward", (PyCFunction)(void (*)(void))plan_forward, METH_VARARGS | METH_KEYWORDS,
      "forward($self, /, arrays, *, local=False, batch=None)\n--\n\nThe outputs of this rank's rows of a batch."},
     {"gradient", plan_gradient, METH_O, "gradient($self, name, /)\n--\n\nA read-only view of a gradient of the last step."},

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "base/alloc.h"
+#include "train/mix.h"
 
 /* Loops over one row; the destination is dense. */
 #define TO_FLOAT(type)                                                   \
@@ -89,6 +90,11 @@ ss_status ss_feed_load(const ss_feed *feed, ss_session *s, int set, int64_t step
     *batch = size;
     for (int k = 0; k < feed->arrays; k++) {
         const int64_t *index = feed->order ? feed->order + first + begin : NULL;
+        if (feed->mix && feed->mix->role[k] != SS_MIX_KEEP) {
+            ss_status mixed = ss_mix_gather(feed->mix, feed, k, step, first, size, begin, end, s->input_channels[k], (float *)s->input[set][k], err);
+            if (mixed != SS_OK) return mixed;
+            continue;
+        }
         ss_status status = ss_gather(&feed->array[k], index, first + begin, end - begin, feed->wanted[k], s->input_channels[k], s->input[set][k], err);
         if (status != SS_OK) return status;
     }

@@ -25,6 +25,7 @@ typedef struct ss_feed {
     int arrays;
     const int64_t *order;  /* NULL: rows as they lie */
     int64_t count, batch;
+    const struct ss_mix *mix; /* NULL: samples as they are */
 } ss_feed;
 
 /* Fills input set `set` with this rank's rows of batch number `step`; writes the size of the global batch. */

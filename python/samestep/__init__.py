@@ -14,7 +14,7 @@ from ._libraries import preload as _preload
 
 _preload()  # before the extension, which needs these libraries
 
-from . import callbacks, comm, metrics, nn, optim, schedules  # noqa: E402
+from . import augment, callbacks, comm, metrics, nn, optim, schedules  # noqa: E402
 from ._compile import Plan, compile  # noqa: E402
 from ._core import CheckpointError, CommError, NumericError, RankFailed, build_info  # noqa: E402
 from ._fingerprint import fingerprint  # noqa: E402
@@ -30,6 +30,6 @@ __version__: str = build_info()["version"]
 
 __all__ = [
     "Callback", "CheckpointError", "CommError", "Function", "History", "NumericError", "Plan", "RankFailed", "StopTraining",
-    "Trainer", "allgather", "allreduce", "barrier", "broadcast", "build_info", "callbacks", "cat", "comm", "compile",
+    "Trainer", "allgather", "allreduce", "augment", "barrier", "broadcast", "build_info", "callbacks", "cat", "comm", "compile",
     "fingerprint", "manual_seed", "metrics", "nn", "optim", "rank", "schedules", "size",
 ]  # fmt: skip

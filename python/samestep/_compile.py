@@ -19,7 +19,8 @@ from ._arrays import as_labels, as_rows, check_shape
 from ._explain import Explanation
 from ._heads import Head, Heads, Results
 from ._structure import flatten, rebuild, tensors
-from ._trace import NeedsInteger, Trace
+from ._trace import NeedsInteger, Tensor, Trace
+from .augment import Mix
 from .nn import loss as losses
 from .nn._stored import StepCounter, Stored
 from .nn.module import Module
@@ -46,6 +47,7 @@ def compile(
     backend: str = "native",
     precision: str = "fp32",
     loss_weights: Any = None,
+    augment: Any = None,
     gradients: bool | None = None,
     comm: Any = None,
 ) -> Plan:
@@ -63,7 +65,7 @@ def compile(
     (default: from batch_size alone); lanes_at_once: a power of two, fewer lanes together need less memory; threads: of
     this rank; backend: "native" or "openblas"; precision: "fp32", or "bf16": operands of products are rounded to bfloat16, while sums,
     parameters, gradients and optimizer state stay float32; loss_weights: of several losses;
-    gradients: keep whole gradients on every rank for `plan.gradients`
+    augment: MixUp or CutMix of samestep.augment; gradients: keep whole gradients on every rank for `plan.gradients`
     (default: only where there is one rank); comm: an mpi4py communicator (default: all ranks).
 
     Errors: ValueError and TypeError that name the layer, the argument or, under MPI, what differs between ranks.
@@ -83,6 +85,7 @@ def compile(
         backend=backend,
         precision=precision,
         loss_weights=loss_weights,
+        augment=augment,
         gradients=gradients,
         comm=comm,
     )
@@ -225,6 +228,7 @@ class Plan:
         backend: str,
         precision: str,
         loss_weights: Any,
+        augment: Any,
         gradients: bool | None,
         comm: Any,
     ) -> None:
@@ -246,6 +250,9 @@ class Plan:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be 'fp32' or 'bf16', not {precision!r}")
         self.precision = precision
+        if augment is not None and not isinstance(augment, Mix):
+            raise TypeError(f"augment must be an object of samestep.augment, not {augment!r}")
+        self.augment: Mix | None = augment
         self.comm = _comm(comm)
         self._keep_gradients = self.comm.size == 1 if gradients is None else bool(gradients)
         self.results: dict[str, Any] = {}
@@ -327,19 +334,22 @@ class Plan:
         """Traces the network anew; equal networks give equal graphs."""
         while True:
             try:
-                return self._traced(results, weighted)
+                return self._traced(training, results, weighted)
             except NeedsInteger as need:  # an input is used as indices: traced again as whole numbers
                 if need.name in self._integer:
                     raise ValueError(f"input '{need.name}' is used both as numbers and as indices") from None
                 self._integer.add(need.name)
 
-    def _traced(self, results: bool, weighted: bool) -> Trace:
+    def _traced(self, training: bool, results: bool, weighted: bool) -> Trace:
         assert self._inputs is not None
         with Trace(self.net) as trace:
             given = [
                 trace.input(name, shape, "int32" if name in self._integer else "float32")
                 for name, shape in self._inputs
             ]
+            whole_inputs = {
+                item.value for item, (name, _) in zip(given, self._inputs, strict=True) if name in self._integer
+            }
             if self._by_name:
                 output = self.net(**{name: item for (name, _), item in zip(self._inputs, given, strict=True)})
             else:
@@ -358,20 +368,48 @@ class Plan:
                     trace.graph.output(leaf.value)
                 return trace
             trace.targets, trace.results = [], Results(self.heads)
-            compared = []
+            mixing = self.augment if training else None
+            trace.roles = ["input" if item.value not in whole_inputs else "keep" for item in given]
+            compared: list[tuple[Head, Tensor, list[Any]]] = []
+            extra: list[tuple[int, int, tuple[int, ...]]] = []
             for head in self.heads.items:
                 leaf = self.heads.output_of(head, outputs)
                 wanted = head.targets(leaf.sample_shape, head.name in self._soft)
                 target = []
                 for name, shape, dtype in wanted:
                     label = ".".join(part for part in (head.name, name) if part)
-                    target.append(trace.input(f"y.{label}" if label else "y", shape, dtype))
                     trace.targets.append((label, shape, dtype))
+                    mixed = mixing is not None and self._mixed(head, leaf.sample_shape, shape, dtype)
+                    if mixed and dtype == "int32":
+                        target.append(trace.input(f"y.{label}" if label else "y", leaf.sample_shape))
+                        trace.roles.append("one_hot")
+                        if head.metrics:  # measured on the label of the sample itself
+                            extra.append((len(trace.targets) - 1, len(compared), shape))
+                    else:
+                        target.append(trace.input(f"y.{label}" if label else "y", shape, dtype))
+                        trace.roles.append("target" if mixed else "keep")
                 compared.append((head, leaf, target))
+            own = {}
+            for source, place, shape in extra:
+                own[place] = [trace.input(f"label.{source}", shape, "int32")]
+                trace.repeated.append(source)
+                trace.roles.append("keep")
             weight = trace.input("sample_weight", (), "float32") if weighted else None
-            for head, leaf, target in compared:
-                trace.results.emit(trace, head, leaf, target, weight)
+            trace.roles += ["keep"] * weighted
+            for place, (head, leaf, target) in enumerate(compared):
+                trace.results.emit(trace, head, leaf, target, weight, own.get(place, target))
         return trace
+
+    def _mixed(self, head: Head, output: tuple[int, ...], shape: tuple[int, ...], dtype: str) -> bool:
+        """Whether a target is mixed. Raises ValueError where it cannot be."""
+        if dtype != "int32":
+            return True
+        if not isinstance(head.loss, losses.CrossEntropyLoss) or shape or len(output) != 1:
+            raise ValueError(
+                f"{self.augment!r} mixes floats, and class labels, one a sample, of nn.CrossEntropyLoss; "
+                f"the targets of {head.loss!r} are neither"
+            )
+        return True
 
     def _build(self, inputs: list[tuple[str, tuple[int, ...]]], soft: frozenset[str]) -> None:
         """Traces, compares with the other ranks, and lays out the model."""
@@ -462,6 +500,7 @@ class Plan:
             "gradients": self._keep_gradients,
             "inputs": [[name, list(shape)] for name, shape in self._inputs or ()],
             "precision": self.precision,
+            "augment": repr(self.augment),
             "loss": [f"{head.label('loss')} {head.loss!r} * {head.weight:g}" for head in self.heads.items],
             "metrics": list(self.metrics),
             "optimizer": repr(self.optimizer),
@@ -653,7 +692,14 @@ class Plan:
         session, trace = self._session(True, True, sample_weight is not None, self.batch_size or total)
         self._fit_shapes(given, trace)
         self._update_hypers(model)
-        answer = session.step(given.arrays, local=local, batch=total)
+        if self.augment is None:
+            answer = session.step(given.arrays, local=local, batch=total)
+        elif local:
+            raise ValueError(f"local=True and {self.augment!r} do not go together: partners may lie on other ranks")
+        else:
+            answer = session.run(
+                self._fed(given, trace), None, batch=total, first=0, steps=1, mix=self._mix(trace, self.step_count)
+            )[0]
         self.results = _results(trace).values(answer)
         return float(self.results["loss"])
 
@@ -668,13 +714,15 @@ class Plan:
         steps: int | None = None,
         sample_weight: Any = None,
         settings: Sequence[Sequence[Mapping[str, Any]]] | None = None,
+        epoch: int = 0,
     ) -> npt.NDArray[np.float64]:
         """Trains on the batches `first` to `first + steps` that are cut from `order` (row numbers of X; default: as
         they lie), all in one call.
 
         Returns (steps, pairs, 2): sums and denominators of losses and metrics (`plan.result_names`); the value of a loss
         is their quotient, and `plan.values(pairs)` makes numbers of them. settings: for each step, for each group
-        of the optimizer, settings that count in this step (what a schedule gives).
+        of the optimizer, settings that count in this step (what a schedule gives). epoch: what draws of `augment`
+        depend on besides the rows.
         The last batch of an order may be smaller. Signals are checked between steps.
         """
         arrays = self._checked(X, y, sample_weight)
@@ -692,12 +740,27 @@ class Plan:
         self._fit_shapes(arrays, trace)
         self._update_hypers(model)
         hypers = _hyper_table(settings, count) if settings else None
-        results = session.run(arrays.arrays, rows, batch=size, first=first, steps=count, hypers=hypers)
+        mix = None if self.augment is None else self._mix(trace, epoch)
+        results = session.run(
+            self._fed(arrays, trace), rows, batch=size, first=first, steps=count, hypers=hypers, mix=mix
+        )
         if (
             hypers
         ):  # the model now has other settings than the optimizer: the next step without a schedule puts them back
             self._hypers = {}
         return results
+
+    def _fed(self, given: Given, trace: Trace) -> list[Array]:
+        """The arrays of a training step: labels once more where they are needed beside their mixtures."""
+        if not trace.repeated:
+            return given.arrays
+        again = [given.targets[source] for source in trace.repeated]
+        count = len(given.inputs) + len(given.targets)
+        return [*given.arrays[:count], *again, *given.arrays[count:]]
+
+    def _mix(self, trace: Trace, epoch: int) -> tuple[str, float, int, tuple[str, ...]]:
+        assert self.augment is not None
+        return self.augment._kind, self.augment.alpha, epoch, tuple(trace.roles)
 
     @property
     def result_names(self) -> list[str]:

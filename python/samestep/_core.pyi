@@ -177,10 +177,12 @@ class Plan:
         first: int = 0,
         steps: int,
         hypers: dict[str, npt.NDArray[np.float64]] | None = None,
+        mix: tuple[str, float, int, tuple[str, ...]] | None = None,
     ) -> npt.NDArray[np.float64]:
         """Steps `first` to `first + steps` over arrays in memory, batches cut from `order` (or from the rows as they
         lie): (steps, pairs, 2). A loader thread gathers the next batch while the current one trains. Signals are
-        checked between steps. hypers: settings of the optimizer by name, (steps, groups), that change from step to step."""
+        checked between steps. hypers: settings of the optimizer by name, (steps, groups), that change from step to step. mix: ("mixup" or
+        "cutmix", alpha, epoch, what happens to each array: "keep", "input", "target", "one_hot")."""
     def forward(
         self, arrays: Sequence[Any], *, local: bool = False, batch: int | None = None
     ) -> list[npt.NDArray[np.float32]]:

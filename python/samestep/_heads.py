@@ -100,14 +100,18 @@ class Results:
         self._places: dict[str, tuple[int, int]] = {}  # by name in the graph
         self._metrics: list[tuple[Head, measures.Metric, dict[str, str]]] = []
 
-    def emit(self, trace: Trace, head: Head, output: Tensor, target: Any, weight: Tensor | None) -> None:
+    def emit(
+        self, trace: Trace, head: Head, output: Tensor, target: list[Any], weight: Tensor | None, measured_on: list[Any]
+    ) -> None:
         """Adds the loss and the metrics of a head to the graph."""
-        targets: Any = target[0] if len(target) == 1 else tuple(target)
+        targets: Any
+        labels: Any
+        targets, labels = (items[0] if len(items) == 1 else tuple(items) for items in (target, measured_on))
         node = head.loss.emit(trace, output, targets, weight)
         trace.graph.result(node.value, head.label("loss"), head.weight)
         for metric in head.metrics:
             names: dict[str, str] = {}
-            for measured, name in metric.emit(trace, output, targets, weight, head.loss):
+            for measured, name in metric.emit(trace, output, labels, weight, head.loss):
                 names[name] = head.label(f"{metric.name}.{name}" if name != metric.name else name)
                 if measured.value != node.value:  # the loss itself may be the measure
                     trace.graph.result(measured.value, names[name])

@@ -86,6 +86,8 @@ class Trace:
         self.output_shapes: list[tuple[int, ...]] = []
         self.targets: list[tuple[str, tuple[int, ...], str]] = []  # (name, shape, dtype)
         self.results: Any = None  # _heads.Results
+        self.roles: list[str] = []  # what mixing does to each array
+        self.repeated: list[int] = []  # targets that are fed a second time, as they are
         self.functions: list[Any] = []  # what runs in Python inside the plan (ss.Function)
         self._values: dict[int, int] = {}  # id of a stored array -> value
         self._keep: list[Any] = []  # keeps those ids from being reused

@@ -35,7 +35,8 @@ class Trainer:
     are joined in a fixed tree, a property of the run like the learning rate (default: from the batch size alone);
     lanes_at_once: a power of two, fewer lanes together need less memory and change no bit; threads: of this rank
     (default: SAMESTEP_THREADS or a fair share); backend: "native" or "openblas"; precision: "fp32" or "bf16"; loss_weights:
-    of several losses; schedule: of the learning rate, an object of samestep.schedules or a function of the epoch that
+    of several losses; augment: MixUp or CutMix of samestep.augment; schedule: of the learning rate, an object of
+    samestep.schedules or a function of the epoch that
     gives a factor; callbacks: see Callback; checkpoint: a
     file that is written after each epoch and that `fit(..., resume=True)` goes on from.
 
@@ -57,6 +58,7 @@ class Trainer:
         backend: str = "native",
         precision: str = "fp32",
         loss_weights: Any = None,
+        augment: Any = None,
         schedule: Any = None,
         callbacks: Any = (),
         checkpoint: str | os.PathLike[str] | None = None,
@@ -64,7 +66,7 @@ class Trainer:
         self.net = net
         self._options: dict[str, Any] = {
             "metrics": metrics, "seed": seed, "lanes": lanes, "lanes_at_once": lanes_at_once, "threads": threads, "backend": backend,
-            "precision": precision, "loss_weights": loss_weights,
+            "precision": precision, "loss_weights": loss_weights, "augment": augment,
         }  # fmt: skip
         self._loss, self.optimizer = loss, _compile.optimizers.resolve(optimizer)
         self.plan = self._compile(None)  # checks every argument; memory is laid out by the first fit
@@ -236,6 +238,7 @@ class Trainer:
                     steps=count,
                     sample_weight=run.weight,
                     settings=self._settings(self._epoch_step, count, run.steps),
+                    epoch=self.epoch,
                 )
                 seconds = time.perf_counter() - start
                 self._check_finite(results, run.given, order)
