@@ -38,6 +38,19 @@ static inline real bf16_r(real x) { return x; }
 static inline real bf16_r(real x) { return bf16_round(x); }
 #endif
 
+/* Correctly rounded by IEEE 754 everywhere. */
+#ifdef SS_F64
+static inline real sqrt_r(real x) { return __builtin_sqrt(x); }
+static inline real floor_r(real x) { return __builtin_floor(x); }
+static inline real ceil_r(real x) { return __builtin_ceil(x); }
+static inline real rint_r(real x) { return __builtin_rint(x); }
+#else
+static inline real sqrt_r(real x) { return __builtin_sqrtf(x); }
+static inline real floor_r(real x) { return __builtin_floorf(x); }
+static inline real ceil_r(real x) { return __builtin_ceilf(x); }
+static inline real rint_r(real x) { return __builtin_rintf(x); }
+#endif
+
 /* NaN propagates: relu(NaN) is NaN, max(1, NaN) is NaN in either order. */
 static inline real max_r(real a, real b) { return a > b || a != a ? a : b; }
 static inline real min_r(real a, real b) { return a < b || a != a ? a : b; }

@@ -1,4 +1,4 @@
-/* exp, log, tanh, erf and the logistic function, made from the same elementary operations in every variant, so scalar, AVX2 and AVX-512 code give the same bits.
+/* exp, log, expm1, log1p, sin, cos, tanh, erf and the logistic function, made from the same elementary operations in every variant, so scalar, AVX2 and AVX-512 code give the same bits.
  *
  * Branch-free inline functions for plain loops: at -O3 GCC turns `for (i) y[i] = exp_r(x[i])` into vector code (tests/test_kernels_vmath.c proves bits and bounds). In the f64
  * variant they are libm's. Polynomials are minimax fits (Lawson iteration) of this project; the argument reductions are those of Cody and Waite, "Software Manual for the Elementary
@@ -22,6 +22,11 @@ static inline real log_r(real x) { return log(x); }
 static inline real tanh_r(real x) { return tanh(x); }
 static inline real erf_r(real x) { return erf(x); }
 static inline real sigmoid_r(real x) { return 1 / (1 + exp(-x)); }
+static inline real expm1_r(real x) { return expm1(x); }
+static inline real log1p_r(real x) { return log1p(x); }
+static inline real fabs_r(real x) { return fabs(x); }
+static inline real sin_r(real x) { return sin(x); }
+static inline real cos_r(real x) { return cos(x); }
 
 #else
 
@@ -133,6 +138,61 @@ static inline float sigmoid_r(float x) {
     float y = 1.0f / (1.0f + exp_r(-x));
     return if_r(y < FLT_MIN, 0.0f, y);
 }
+
+static inline float fabs_r(float x) { return fabsf(x); }
+
+/* e^x - 1. Taylor's series up to x^10 near 0, elsewhere e^x less 1. */
+static inline float expm1_r(float x) {
+    float q = fma_r(0x1.27e4fcp-22f, x, 0x1.71de3ap-19f);
+    q = fma_r(q, x, 0x1.a01a02p-16f);
+    q = fma_r(q, x, 0x1.a01a02p-13f);
+    q = fma_r(q, x, 0x1.6c16c2p-10f);
+    q = fma_r(q, x, 0x1.111112p-7f);
+    q = fma_r(q, x, 0x1.555556p-5f);
+    q = fma_r(q, x, 0x1.555556p-3f);
+    q = fma_r(q, x, 0.5f);
+    float a = fabsf(x), y = if_r(a < 0.6875f, fma_r(x * x, q, x), exp_r(x) - 1.0f);
+    return if_r(a < 0x1p-30f, vm_float(vm_bits(if_r(a < FLT_MIN, 0.0f, a)) | (vm_bits(x) & 0x80000000u)), y);
+}
+
+/* log(1 + x): -inf at -1, NaN below. What rounding 1 + x loses is added as its share of the slope. */
+static inline float log1p_r(float x) {
+    float s = 1.0f + x, lost = if_r(x > 1.0f, 1.0f - (s - x), x - (s - 1.0f));
+    float y = log_r(s) + lost / s;
+    y = if_r(s < INFINITY, y, s);
+    y = if_r(x > -1.0f, y, log_r(s));
+    float a = fabsf(x);
+    return if_r(a < 0x1p-30f, vm_float(vm_bits(if_r(a < FLT_MIN, 0.0f, a)) | (vm_bits(x) & 0x80000000u)), y);
+}
+
+/* sin (turn 0) and cos (turn 1): the argument is reduced and the series summed in double, so the rounding to float is nearly all of the error. Beyond |x| = 2^30 accuracy fades. */
+static inline float vm_wave(float x, double turn) {
+    double t = (double)x, k = __builtin_rint(t * 0x1.45f306dc9c883p-1);
+    double r = __builtin_fma(-k, 0x1.921fb54442d18p0, t);
+    r = __builtin_fma(-k, 0x1.1a62633145c07p-54, r);
+    double z = r * r, quarter = k + turn;
+    quarter -= 4 * __builtin_floor(quarter * 0.25);
+    double s = __builtin_fma(0x1.6124613a86d09p-33, z, -0x1.ae64567f544e4p-26);
+    s = __builtin_fma(s, z, 0x1.71de3a556c734p-19);
+    s = __builtin_fma(s, z, -0x1.a01a01a01a01ap-13);
+    s = __builtin_fma(s, z, 0x1.1111111111111p-7);
+    s = __builtin_fma(s, z, -0x1.5555555555555p-3);
+    s = __builtin_fma(r * z, s, r);
+    double c = __builtin_fma(0x1.1eed8eff8d898p-29, z, -0x1.27e4fb7789f5cp-22);
+    c = __builtin_fma(c, z, 0x1.a01a01a01a01ap-16);
+    c = __builtin_fma(c, z, -0x1.6c16c16c16c17p-10);
+    c = __builtin_fma(c, z, 0x1.5555555555555p-5);
+    c = __builtin_fma(c, z, -0.5);
+    c = __builtin_fma(c, z, 1.0);
+    int odd = (quarter == 1) | (quarter == 3), minus = quarter >= 2;
+    float y = if_r(odd, (float)c, (float)s);
+    y = if_r(minus, -y, y);
+    y = if_r(fabsf(x) < FLT_MIN, turn == 0 ? vm_float(vm_bits(x) & 0x80000000u) : 1.0f, y);
+    return y;
+}
+/* Errors at most 0.51 ulp for |x| up to 2^20. */
+static inline float sin_r(float x) { return vm_wave(x, 0); }
+static inline float cos_r(float x) { return vm_wave(x, 1); }
 
 #endif
 #endif

@@ -1,0 +1,44 @@
+/* ceil: y = the whole number at or above x. */
+#include "kernels/variant.h"
+#include "kernels/vmath.h"
+#include "ops/elementwise.h"
+#include "ops/op.h"
+
+static ss_status infer(ss_infer *q, ss_error *err) { return ew_infer(q, "ceil", err); }
+
+static void forward(const ss_call *c) {
+    int64_t begin, end;
+    ew_range(c, &begin, &end);
+    const real *restrict x = c->in[0];
+    real *restrict y = c->out[0];
+    for (int64_t i = begin; i < end; i++) y[i] = ceil_r(x[i]);
+}
+
+static void backward(const ss_call *c) {
+    int64_t begin, end;
+    ew_range(c, &begin, &end);
+    real *restrict to = c->grad_in[0];
+    for (int64_t i = begin; i < end; i++) to[i] = 0;
+}
+
+static void cost(const ss_call *c, bool both, ss_cost *out) { ew_cost(c, both, 2, 0, out); }
+
+static const ss_op_case cases[] = {
+    {.inputs = "B:37"},
+    {.inputs = "B:3,5,4"},
+    {.inputs = "B:"},
+    {.inputs = "B:3 B:3", .expect = SS_ERR_SHAPE},
+    {.inputs = "P:3", .expect = SS_ERR_VALUE},
+    {.inputs = "I5:4", .expect = SS_ERR_DTYPE},
+    {0},
+};
+
+const ss_op SS_FN(ss_op_ceil) = {
+    .name = "ceil",
+    .doc = "`y` = the least whole number at or above x, element by element, any shape. The gradient is 0.",
+    .infer = infer,
+    .forward = forward,
+    .backward = backward,
+    .cost = cost,
+    .cases = cases,
+};

@@ -1,0 +1,16 @@
+/* greater_equal: 1 where a >= b, else 0. */
+#include "kernels/variant.h"
+#include "ops/compare.h"
+
+COMPARISON(greater_equal, >=)
+
+const ss_op SS_FN(ss_op_greater_equal) = {
+    .name = "greater_equal",
+    .doc = "1 where `a >= b`, else 0, element by element, two batched inputs of one shape, both float or both int32. No gradient flows.",
+    .attrs = compare_attrs,
+    .infer = infer,
+    .forward = forward,
+    .backward = compare_backward,
+    .cost = compare_cost,
+    .cases = cases,
+};

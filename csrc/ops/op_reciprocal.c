@@ -1,0 +1,46 @@
+/* reciprocal: y = 1 / x. */
+#include "kernels/variant.h"
+#include "ops/elementwise.h"
+#include "ops/op.h"
+
+static ss_status infer(ss_infer *q, ss_error *err) { return ew_infer(q, "reciprocal", err); }
+
+static void forward(const ss_call *c) {
+    int64_t begin, end;
+    ew_range(c, &begin, &end);
+    const real *restrict x = c->in[0];
+    real *restrict y = c->out[0];
+    for (int64_t i = begin; i < end; i++) y[i] = 1 / x[i];
+}
+
+static void backward(const ss_call *c) {
+    int64_t begin, end;
+    ew_range(c, &begin, &end);
+    const real *restrict y = c->out[0];
+    const real *restrict g = c->grad_out[0];
+    real *restrict to = c->grad_in[0];
+    for (int64_t i = begin; i < end; i++) to[i] = -g[i] * y[i] * y[i];
+}
+
+static void cost(const ss_call *c, bool both, ss_cost *out) { ew_cost(c, both, 8, 3, out); }
+
+static const ss_op_case cases[] = {
+    {.inputs = "B+:37"},
+    {.inputs = "B+:3,5,4"},
+    {.inputs = "B+:"},
+    {.inputs = "B:3 B:3", .expect = SS_ERR_SHAPE},
+    {.inputs = "P:3", .expect = SS_ERR_VALUE},
+    {.inputs = "I5:4", .expect = SS_ERR_DTYPE},
+    {0},
+};
+
+const ss_op SS_FN(ss_op_reciprocal) = {
+    .name = "reciprocal",
+    .doc = "`y = 1 / x`, element by element, any shape. The gradient is `-y^2`.",
+    .flags = SS_OP_NEEDS_OUT,
+    .infer = infer,
+    .forward = forward,
+    .backward = backward,
+    .cost = cost,
+    .cases = cases,
+};
