@@ -89,6 +89,7 @@ class Trace:
         self.roles: list[str] = []  # what mixing does to each array
         self.repeated: list[int] = []  # targets that are fed a second time, as they are
         self.functions: list[Any] = []  # what runs in Python inside the plan (ss.Function)
+        self.first_input: Tensor | None = None
         self._values: dict[int, int] = {}  # id of a stored array -> value
         self._keep: list[Any] = []  # keeps those ids from being reused
         self._layers: list[str] = []
@@ -128,7 +129,9 @@ class Trace:
         return result
 
     def input(self, name: str, shape: Sequence[int], dtype: str = "float32") -> Tensor:
-        return Tensor(self, self.graph.input(name, [int(extent) for extent in shape], dtype))
+        made = Tensor(self, self.graph.input(name, [int(extent) for extent in shape], dtype))
+        self.first_input = self.first_input or made
+        return made
 
     def value(self, item: Any) -> int | None:
         """The number of anything that can be an input of a node; arrays become constants."""
@@ -188,6 +191,14 @@ class Trace:
         values = [self.value(item) for item in inputs]
         made = self.graph.node(op, values, dict(attrs or {}), self.layer if layer is None else layer)
         return tuple(Tensor(self, value) for value in made) if isinstance(made, tuple) else Tensor(self, made)
+
+    def expand(self, item: Any, shape: tuple[int, ...]) -> Tensor:
+        """A parameter or array, broadcast to the shape of a sample, once for every sample."""
+        if self.first_input is None:
+            raise self.error("a parameter takes part in arithmetic before the network has an input")
+        attrs: dict[str, float] = {"rank": len(shape), **{f"d{axis}": extent for axis, extent in enumerate(shape)}}
+        made: Tensor = self.emit("expand", [self.first_input, item], attrs)
+        return made
 
     def _prefix(self) -> str:
         return f"layer '{self.layer}': " if self.layer else ""
@@ -308,38 +319,56 @@ class Tensor:
 
     # --- arithmetic
 
-    def __add__(self, other: Any) -> Tensor:
-        from .nn import functional
+    def __add__(self, other: Any) -> Any:
+        return _function("add")(self, other)
 
-        return functional.add(self, other)
+    def __radd__(self, other: Any) -> Any:
+        return _function("add")(other, self)
 
-    __radd__ = __add__
+    def __sub__(self, other: Any) -> Any:
+        return _function("sub")(self, other)
 
-    def __sub__(self, other: Any) -> Tensor:
-        if isinstance(other, Tensor) or _is_number(other) or isinstance(other, np.ndarray):
-            return self + (-other)
-        return -((-self) + other)  # a parameter: a + (-b) without a node that has no sample
+    def __rsub__(self, other: Any) -> Any:
+        return _function("sub")(other, self)
 
-    def __rsub__(self, other: Any) -> Tensor:
-        return (-self) + other
+    def __mul__(self, other: Any) -> Any:
+        return _function("mul")(self, other)
 
-    def __mul__(self, other: Any) -> Tensor:
-        from .nn import functional
+    def __rmul__(self, other: Any) -> Any:
+        return _function("mul")(other, self)
 
-        return functional.mul(self, other)
+    def __truediv__(self, other: Any) -> Any:
+        return _function("div")(self, other)
 
-    __rmul__ = __mul__
+    def __rtruediv__(self, other: Any) -> Any:
+        return _function("div")(other, self)
 
-    def __truediv__(self, other: Any) -> Tensor:
-        from .nn import functional
+    def __pow__(self, other: Any) -> Any:
+        return _function("pow")(self, other)
 
-        if _is_number(other):
-            if other == 0:
-                raise self.trace.error("division by 0")
-            return functional.scale(self, 1.0 / float(other))
-        if isinstance(other, np.ndarray):
-            return functional.mul(self, 1.0 / other)
-        raise TypeError(f"{self.trace._prefix()}a tensor can be divided by a number, not by {type(other).__name__}")
+    def __rpow__(self, other: Any) -> Any:
+        return _function("pow")(other, self)
+
+    def __lt__(self, other: Any) -> Any:
+        return _function("lt")(self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return _function("le")(self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return _function("gt")(self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return _function("ge")(self, other)
+
+    def __matmul__(self, other: Any) -> Any:
+        return _function("matmul")(self, other)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return _function("matmul")(other, self)
+
+    def __abs__(self) -> Any:
+        return _function("abs")(self)
 
     def __neg__(self) -> Tensor:
         from .nn import functional
@@ -368,15 +397,26 @@ class Tensor:
             "samestep.nn.functional and the tensor's own, not NumPy, float() or conditions on values"
         )
 
-    __array__ = __bool__ = __float__ = __int__ = __len__ = __iter__ = __lt__ = __le__ = __gt__ = __ge__ = (
-        __setitem__
-    ) = __getitem__ = _no_numbers
+    __array__ = __bool__ = __float__ = __int__ = __len__ = __iter__ = __setitem__ = __getitem__ = _no_numbers
 
     def __repr__(self) -> str:
         return f"Tensor(shape={self.shape})"
 
 
-_METHODS = {"relu", "sigmoid", "tanh", "softmax", "log_softmax"}
+_METHODS = {
+    "abs", "add", "ceil", "clamp", "clip", "cos", "div", "eq", "erf", "exp", "expm1", "floor", "ge", "gt", "le", "log",
+    "log1p", "log_softmax", "logical_and", "logical_not", "logical_or", "lt", "masked_fill", "maximum", "minimum", "mul",
+    "ne", "neg", "pow", "reciprocal", "relu", "round", "rsqrt", "sigmoid", "sign", "sin", "softmax", "sqrt", "square",
+    "sub", "tanh", "where",
+}  # fmt: skip
+
+
+def _function(name: str) -> Any:
+    from .nn import functional
+
+    if not hasattr(functional, name):
+        raise TypeError(f"tensors have no '{name}'")
+    return getattr(functional, name)
 
 
 def _is_number(value: Any) -> bool:

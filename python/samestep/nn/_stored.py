@@ -19,6 +19,9 @@ _SYMBOLIC = (
 )
 
 
+_ON_VALUES = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "pow": np.power}
+
+
 class Stored:
     """What Parameter and Buffer share.
 
@@ -101,6 +104,9 @@ class Stored:
         return self.data
 
     def __getitem__(self, index: Any) -> Any:
+        if _trace.active() is not None:  # a part of a parameter: the batch axis of a tensor comes first
+            position = index if isinstance(index, tuple) else (index,)
+            return self._tensor()[(slice(None), *position)]
         return self.data[index]
 
     def __setitem__(self, index: Any, value: npt.ArrayLike) -> None:
@@ -116,37 +122,57 @@ class Stored:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self._shape}, data=\n{np.array2string(self.data, threshold=60, edgeitems=2)})"
 
-    # Arithmetic outside of a network works on the values, as with an array.
-    def _numbers(self, other: Any) -> Any:
-        if isinstance(other, _trace.Tensor):
-            return NotImplemented
-        return np.asarray(self), np.asarray(other)
+    # Arithmetic outside of a network works on the values, as with an array; inside forward it is part of the network.
+    def _compute(self, name: str, a: Any, b: Any) -> Any:
+        if _trace.active() is not None or isinstance(a, _trace.Tensor) or isinstance(b, _trace.Tensor):
+            return _trace._function(name)(a, b)
+        return _ON_VALUES[name](np.asarray(a), np.asarray(b))
 
     def __add__(self, other: Any) -> Any:
-        pair = self._numbers(other)
-        return pair if pair is NotImplemented else pair[0] + pair[1]
+        return self._compute("add", self, other)
 
     def __radd__(self, other: Any) -> Any:
-        return self.__add__(other)
+        return self._compute("add", other, self)
 
     def __sub__(self, other: Any) -> Any:
-        pair = self._numbers(other)
-        return pair if pair is NotImplemented else pair[0] - pair[1]
+        return self._compute("sub", self, other)
 
     def __rsub__(self, other: Any) -> Any:
-        pair = self._numbers(other)
-        return pair if pair is NotImplemented else pair[1] - pair[0]
+        return self._compute("sub", other, self)
 
     def __mul__(self, other: Any) -> Any:
-        pair = self._numbers(other)
-        return pair if pair is NotImplemented else pair[0] * pair[1]
+        return self._compute("mul", self, other)
 
     def __rmul__(self, other: Any) -> Any:
-        return self.__mul__(other)
+        return self._compute("mul", other, self)
 
     def __truediv__(self, other: Any) -> Any:
-        pair = self._numbers(other)
-        return pair if pair is NotImplemented else pair[0] / pair[1]
+        return self._compute("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._compute("div", other, self)
+
+    def __pow__(self, other: Any) -> Any:
+        return self._compute("pow", self, other)
+
+    def __neg__(self) -> Any:
+        return self._compute("mul", self, np.float32(-1))
+
+    def __getattr__(self, name: str) -> Any:
+        """Inside forward a parameter has the functions of a tensor: self.weight.exp(), self.mask.reshape(...)."""
+        if (
+            not name.startswith("_")
+            and _trace.active() is not None
+            and hasattr(_trace.Tensor, name) | (name in _trace._METHODS)
+        ):
+            return getattr(self._tensor(), name)
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    def _tensor(self) -> Any:
+        """The values once for every sample, as a tensor of the network that is being traced."""
+        trace = _trace.active()
+        assert trace is not None
+        return trace.expand(self, self._shape)
 
     # --- for the package
 
