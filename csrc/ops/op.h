@@ -138,7 +138,8 @@ typedef struct ss_op {
     void (*forward_ref)(const ss_call *c);
     void (*backward_ref)(const ss_call *c);
 
-    /* Before anything else in a step, on one thread, over all the samples of the rank: checks labels and writes lane denominators to c->lane_stat (float). */
+    /* Before anything else in a step, on one thread, over all the samples of the rank: checks labels and writes lane denominators to c->lane_stat (float).
+     * in[] is NULL for what other nodes compute; for losses and metrics only input 0 may be. */
     ss_status (*prepare)(const ss_call *c, ss_error *err);
 
     /* Statistics over samples. A node with statistics runs `stat` on its lanes, the lanes are joined by `stat_join` in the tree over all ranks (or inside groups of

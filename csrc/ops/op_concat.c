@@ -15,7 +15,7 @@ static ss_status infer(ss_infer *q, ss_error *err) {
     if (q->n_in < 1 || q->n_in > SS_MAX_IN) return SS_FAIL(err, SS_ERR_SHAPE, "concat takes 1 to %d inputs, not %d", SS_MAX_IN, q->n_in);
     for (int i = 0; i < q->n_in; i++) {
         if (q->in[i].rank < 0 || q->role[i] != SS_ROLE_BATCHED) return SS_FAIL(err, SS_ERR_VALUE, "concat: input %d must be an activation, one row a sample", i);
-        if (q->dtype[i] != SS_F32) return SS_FAIL(err, SS_ERR_DTYPE, "concat: input %d must be float", i);
+        if (q->dtype[i] != q->dtype[0]) return SS_FAIL(err, SS_ERR_DTYPE, "concat: input %d is %s, input 0 is not", i, q->dtype[i] == SS_I32 ? "int32" : "float");
     }
     ss_shape out = q->in[0];
     int axis = axis_of(q->attr, out.rank);
@@ -31,6 +31,7 @@ static ss_status infer(ss_infer *q, ss_error *err) {
     }
     q->n_out = 1;
     q->out[0] = out;
+    q->out_dtype[0] = q->dtype[0];
     q->any_layout = true;
     return SS_OK;
 }
@@ -95,6 +96,7 @@ static const ss_op_case cases[] = {
     {.attrs = "axis=2", .inputs = "B:3,4,5 B:3,4,2"},
     {.inputs = "B:3 B:1 B:2 B:4 B:1 B:1 B:5 B:2"},
     {.inputs = "B:6,2"},
+    {.attrs = "axis=1", .inputs = "I9:3,4 I9:3,2"},
     {.attrs = "axis=2", .inputs = "B:3,4 B:3,4", .expect = SS_ERR_SHAPE},
     {.attrs = "axis=1", .inputs = "B:3,4 B:2,4", .expect = SS_ERR_SHAPE},
     {.inputs = "B:3,4 B:3", .expect = SS_ERR_SHAPE},
@@ -106,7 +108,7 @@ static const ss_op_case cases[] = {
 
 const ss_op SS_FN(ss_op_concat) = {
     .name = "concat",
-    .doc = "Joins 1 to 8 batched values along `axis`; their other axes agree.",
+    .doc = "Joins 1 to 8 batched values along `axis`; their other axes agree. Float or int32.",
     .attrs = attrs,
     .infer = infer,
     .forward = forward,

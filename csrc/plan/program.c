@@ -311,9 +311,9 @@ static ss_status collect_prepares(builder *b, ss_error *err) {
         if (i->backward || !i->op->prepare) continue;
         if (p->prepares && p->instruction[p->prepare[p->prepares - 1]].node == i->node) continue;
         for (int j = 0; j < i->call.n_in; j++) {
-            /* prepare reads inputs of the step before anything ran. */
+            /* prepare reads inputs of the step before anything ran. Losses and metrics need their targets then; operators that check indices get NULL for what is computed. */
             bool judge = i->op->flags & (SS_OP_LOSS | SS_OP_METRIC), free = i->op->flags & SS_OP_FREE_TARGET;
-            bool activation = i->in[j].kind == SS_REF_BUFFER && !(judge && (j == 0 || (j == 1 && free)));
+            bool activation = judge && i->in[j].kind == SS_REF_BUFFER && !(j == 0 || (j == 1 && free));
             if (activation)
                 return SS_FAIL(err, SS_ERR_VALUE, "layer '%s': input %d of %s must come from the data, not from another layer", i->layer, j, i->op->name);
         }

@@ -351,13 +351,14 @@ static void store_rows(void *p, bool f64, ss_dtype dtype, const ss_shape *s, ss_
 }
 
 /* False at the first element that was never written. */
-static bool load_rows(const void *p, bool f64, const ss_shape *s, ss_layout layout, int64_t rows, double *to) {
+static bool load_rows(const void *p, bool f64, ss_dtype dtype, const ss_shape *s, ss_layout layout, int64_t rows, double *to) {
     int64_t n = ss_shape_count(s);
     bool written = true;
+    f64 = f64 && dtype == SS_F32;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t e = 0; e < n; e++) {
             int64_t at = r * n + place(s, layout, e);
-            to[r * n + e] = load(p, f64, at);
+            to[r * n + e] = dtype == SS_I32 ? ((const int32_t *)p)[at] : load(p, f64, at);
             written = written && !poisoned(p, f64, at);
         }
     return written;
@@ -716,7 +717,7 @@ static bool collect_outputs(session *s, oh_result *out) {
         out->out[o] = doubles(n * s->data->batch);
         for (int k = 0; k < s->n_sweeps; k++) {
             sweep *w = &s->sweeps[k];
-            bool written = load_rows(w->out[o], s->run->f64, &oc->q.out[o], s->layout_out, w->c.rows, out->out[o] + w->begin * n);
+            bool written = load_rows(w->out[o], s->run->f64, oc->q.out_dtype[o], &oc->q.out[o], s->layout_out, w->c.rows, out->out[o] + w->begin * n);
             good &= OH_CHECK(written, "%s, %s: forward left elements of output %d unwritten, or read undefined memory", oc->name, s->what, o);
         }
     }
@@ -773,7 +774,7 @@ static bool collect_gradients(session *s, oh_result *out) {
         }
         for (int k = 0; k < s->n_sweeps; k++) {
             sweep *w = &s->sweeps[k];
-            bool written = load_rows(w->grad_in[i], s->run->f64, &oc->q.in[i], s->layout_in, w->c.rows, out->grad[i] + w->begin * n);
+            bool written = load_rows(w->grad_in[i], s->run->f64, SS_F32, &oc->q.in[i], s->layout_in, w->c.rows, out->grad[i] + w->begin * n);
             good &= OH_CHECK(written, "%s, %s: backward left elements of the gradient of input %d unwritten, or read undefined memory", oc->name, s->what, i);
         }
     }
@@ -841,7 +842,7 @@ static bool oh_execute(const oh_case *oc, const oh_data *data, const oh_run *run
     for (int i = 0; i < oc->q.n_in && s->n_sweeps; i++) {
         if (oc->q.role[i] != SS_ROLE_BUFFER || oc->kind[i] == OH_ABSENT) continue;
         out->buffer[i] = doubles(value_count(oc, i, data->batch));
-        load_rows(s->sweeps[0].in[i], run->f64, &oc->q.in[i], SS_PLAIN, 1, out->buffer[i]);
+        load_rows(s->sweeps[0].in[i], run->f64, SS_F32, &oc->q.in[i], SS_PLAIN, 1, out->buffer[i]);
     }
 done:
     s->good &= bag_close(&s->bag, oc->name, s->what);
