@@ -129,6 +129,110 @@ static inline real row_dot(int64_t n, const real *x, const real *y) {
     return rr_tree_sum(sum);
 }
 
+/* Sum of the squared differences of two rows. */
+static inline real row_distance(int64_t n, const real *x, const real *y) {
+    rr_vector sum[RR_PARTS] = {{0}}, v[RR_PARTS], w[RR_PARTS];
+    int64_t i = 0;
+    for (; i + RR_WIDTH <= n; i += RR_WIDTH) {
+        rr_load(v, x + i);
+        rr_load(w, y + i);
+        RR_EACH_PART {
+            v[p] -= w[p];
+            rr_fma(&sum[p], &v[p], &v[p]);
+        }
+    }
+    if (i < n) {
+        rr_load_some(v, x + i, n - i, 0);
+        rr_load_some(w, y + i, n - i, 0);
+        RR_EACH_PART {
+            v[p] -= w[p];
+            rr_fma(&sum[p], &v[p], &v[p]);
+        }
+    }
+    return rr_tree_sum(sum);
+}
+
+/* Rows side by side, n elements each and one after another in memory: one row's chains leave the processor waiting. `count` is a constant at the calls, at most RR_ROWS. */
+enum { RR_ROWS = 4 };
+#define RR_EACH_ROW _Pragma("GCC unroll 4") for (int r = 0; r < count; r++)
+
+/* sum[r] = row_sum of row r. */
+RR_INLINE void rows_sum(const int count, int64_t n, const real *x, real *sum) {
+    rr_vector acc[RR_ROWS][RR_PARTS] = {{{0}}}, v[RR_PARTS];
+    int64_t i = 0;
+    for (; i + RR_WIDTH <= n; i += RR_WIDTH)
+        RR_EACH_ROW {
+            rr_load(v, x + r * n + i);
+            RR_EACH_PART acc[r][p] += v[p];
+        }
+    if (i < n)
+        RR_EACH_ROW {
+            rr_load_some(v, x + r * n + i, n - i, 0);
+            RR_EACH_PART acc[r][p] += v[p];
+        }
+    RR_EACH_ROW sum[r] = rr_tree_sum(acc[r]);
+}
+
+/* sum[r] = the squares of x - centre[r], each joined by a fused multiply-add. Accumulators beyond a short row stay 0. */
+RR_INLINE void rows_square(const int count, int64_t n, const real *x, const real *centre, real *sum) {
+    rr_vector acc[RR_ROWS][RR_PARTS] = {{{0}}}, v[RR_PARTS];
+    int64_t i = 0;
+    for (; i + RR_WIDTH <= n; i += RR_WIDTH)
+        RR_EACH_ROW {
+            rr_load(v, x + r * n + i);
+            RR_EACH_PART {
+                v[p] -= centre[r];
+                rr_fma(&acc[r][p], &v[p], &v[p]);
+            }
+        }
+    if (i < n)
+        RR_EACH_ROW {
+            rr_load_some(v, x + r * n + i, n - i, centre[r]);
+            RR_EACH_PART {
+                v[p] -= centre[r];
+                rr_fma(&acc[r][p], &v[p], &v[p]);
+            }
+        }
+    RR_EACH_ROW sum[r] = rr_tree_sum(acc[r]);
+}
+
+/* With h = g * weight (g where weight is NULL): sum[r] = the sum of h, product[r] = the sum of h * (x - centre[r]), fused. */
+RR_INLINE void rows_products(const int count, int64_t n, const real *x, const real *g, const real *weight, const real *centre, real *sum, real *product) {
+    rr_vector s[RR_ROWS][RR_PARTS] = {{{0}}}, t[RR_ROWS][RR_PARTS] = {{{0}}}, v[RR_PARTS], h[RR_PARTS], w[RR_PARTS] = {{0}};
+    int64_t i = 0;
+    for (; i + RR_WIDTH <= n; i += RR_WIDTH) {
+        if (weight) rr_load(w, weight + i);
+        RR_EACH_ROW {
+            rr_load(v, x + r * n + i);
+            rr_load(h, g + r * n + i);
+            RR_EACH_PART {
+                v[p] -= centre[r];
+                if (weight) h[p] *= w[p];
+                s[r][p] += h[p];
+                rr_fma(&t[r][p], &h[p], &v[p]);
+            }
+        }
+    }
+    if (i < n) {
+        if (weight) rr_load_some(w, weight + i, n - i, 0);
+        RR_EACH_ROW {
+            rr_load_some(v, x + r * n + i, n - i, centre[r]);
+            rr_load_some(h, g + r * n + i, n - i, 0);
+            RR_EACH_PART {
+                v[p] -= centre[r];
+                if (weight) h[p] *= w[p];
+                s[r][p] += h[p];
+                rr_fma(&t[r][p], &h[p], &v[p]);
+            }
+        }
+    }
+    RR_EACH_ROW {
+        sum[r] = rr_tree_sum(s[r]);
+        product[r] = rr_tree_sum(t[r]);
+    }
+}
+#undef RR_EACH_ROW
+
 /* y = exp(x - shift) along the row. The tail is worked on as 16 elements, because a loop's scalar rest costs as much as many whole vectors. */
 static inline void row_exp(int64_t n, const real *restrict x, real shift, real *restrict y) {
     int64_t whole = n / RR_WIDTH * RR_WIDTH;

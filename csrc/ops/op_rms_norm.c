@@ -1,0 +1,52 @@
+/* RMSNorm, as torch.nn.RMSNorm: each row (the last axes of a sample) by the root of its mean square. */
+#include "ops/rownorm.h"
+
+static const ss_attr_spec attrs[] = {
+    {"axes", SS_ATTR_INT, 1, 1, SS_MAX_RANK, "how many of the last axes are normalised together"},
+    {"eps", SS_ATTR_FLOAT, 0x1p-23, 0, 1e6, "added to the mean square"},
+    {0},
+};
+
+static ss_status infer(ss_infer *q, ss_error *err) { return norm_infer(q, "rms_norm", 2, err); }
+static void forward(const ss_call *c) { norm_forward(c, false); }
+static void backward(const ss_call *c) { norm_backward(c, false); }
+static void forward_ref(const ss_call *c) { norm_forward_ref(c, false); }
+static void backward_ref(const ss_call *c) { norm_backward_ref(c, false); }
+
+static const ss_op_case cases[] = {
+    {.inputs = "B:64 P:64"},
+    {.inputs = "B:3,37 P:37"},
+    {.inputs = "B:5,130"},
+    {.inputs = "B:9 -"},
+    {.attrs = "axes=2", .inputs = "B:4,3,5 P:3,5"},
+    {.attrs = "axes=3 eps=0.1", .inputs = "B:4,3,5 P:4,3,5"},
+    {.inputs = "B:3,1 P:1"},
+    {.inputs = "B:4,100 P:100", .inference = true},
+    {.attrs = "axes=2", .inputs = "B:5 P:5", .expect = SS_ERR_SHAPE},
+    {.attrs = "axes=0", .inputs = "B:5", .expect = SS_ERR_VALUE},
+    {.attrs = "eps=-1", .inputs = "B:5", .expect = SS_ERR_VALUE},
+    {.inputs = "B:3,5 P:3", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:3,5 B:5", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:", .expect = SS_ERR_SHAPE},
+    {.inputs = "P:5", .expect = SS_ERR_VALUE},
+    {.inputs = "I4:5", .expect = SS_ERR_DTYPE},
+    {.inputs = "B:5 P:5 P:5", .expect = SS_ERR_SHAPE},
+    {0},
+};
+
+const ss_op SS_FN(ss_op_rms_norm) = {
+    .name = "rms_norm",
+    .doc = "`y = x / sqrt(mean(x^2) + eps) * weight`, with the mean of each row: the last `axes` axes of a sample together. x and y any shape; weight has the shape of these axes, or is absent.\n\n"
+           "Order of sums: along a row 16 interleaved accumulators and a tree over them; backward, likewise, for g weight x. The gradient of weight is the chain `fma(g, x * inverse, acc)` over the rows "
+           "of a sample and the samples of a lane; then lanes are folded. Zhang, Sennrich: \"Root Mean Square Layer Normalization\" (2019).",
+    .flags = SS_OP_NEEDS_IN,
+    .attrs = attrs,
+    .infer = infer,
+    .forward = forward,
+    .backward = backward,
+    .forward_ref = forward_ref,
+    .backward_ref = backward_ref,
+    .saved_bytes = norm_saved_bytes,
+    .cost = norm_cost,
+    .cases = cases,
+};
