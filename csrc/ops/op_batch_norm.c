@@ -1,4 +1,4 @@
-/* BatchNorm, as torch.nn.BatchNorm1d and BatchNorm2d, with the statistics of the whole global batch or of groups of lanes.
+/* BatchNorm, as torch.nn.BatchNorm1d, BatchNorm2d and BatchNorm3d, with the statistics of the whole global batch or of groups of lanes.
  *
  * `saved` keeps four vectors of C for every lane, in the slot of the lane's first sample (the slots of the other samples are not used):
  *   mean, inverse deviation   of the lane's group, written by forward
@@ -13,14 +13,15 @@
 #endif
 
 enum { X, GAMMA, BETA, RUNNING_MEAN, RUNNING_VAR };
-enum { EPS, MOMENTUM, STATS_LANES, USE_RUNNING };
+enum { EPS, MOMENTUM, STATS_LANES, USE_RUNNING, CUMULATIVE };
 enum { SAVED_MEAN, SAVED_INVERSE, SAVED_SUM, SAVED_PRODUCT, SAVED_VECTORS };
 
 static const ss_attr_spec attrs[] = {
     {"eps", SS_ATTR_FLOAT, 1e-5, 0, 1e6, "added to the variance"},
-    {"momentum", SS_ATTR_FLOAT, 0.1, 0, 1, "weight of the new statistics in the running ones; the cumulative average (momentum=None in PyTorch) is not supported"},
+    {"momentum", SS_ATTR_FLOAT, 0.1, 0, 1, "weight of the new statistics in the running ones"},
     {"stats_lanes", SS_ATTR_INT, 0, 0, SS_MAX_LANES, "lanes whose samples are normalised together; 0: the whole batch"},
     {"use_running", SS_ATTR_BOOL, 0, 0, 1, "normalise by the running statistics in training too, and leave them alone"},
+    {"cumulative", SS_ATTR_BOOL, 0, 0, 1, "running statistics are the plain averages over all steps so far (momentum=None in PyTorch): the weight is 1 / (steps before this one + 1)"},
     {0},
 };
 
@@ -39,8 +40,8 @@ static ss_status infer(ss_infer *q, ss_error *err) {
     char a[96];
     if (q->n_in < 1 || q->n_in > 5) return SS_FAIL(err, SS_ERR_SHAPE, "batch_norm takes x, gamma, beta, running_mean and running_var, not %d inputs", q->n_in);
     const ss_shape *x = &q->in[X];
-    if (x->rank < 1 || x->rank > 3 || q->role[X] != SS_ROLE_BATCHED)
-        return SS_FAIL(err, SS_ERR_SHAPE, "batch_norm needs an input of shape (B, C), (B, C, L) or (B, C, H, W), got %s",
+    if (x->rank < 1 || x->rank > 4 || q->role[X] != SS_ROLE_BATCHED)
+        return SS_FAIL(err, SS_ERR_SHAPE, "batch_norm needs an input of shape (B, C), (B, C, L), (B, C, H, W) or (B, C, D, H, W), got %s",
                        x->rank < 0 ? "none" : ss_shape_text(x, q->role[X] == SS_ROLE_BATCHED, a, sizeof a));
     for (int i = 0; i < q->n_in; i++)
         if (q->in[i].rank >= 0 && q->dtype[i] != SS_F32) return SS_FAIL(err, SS_ERR_DTYPE, "batch_norm needs floats, got integers as %s", names[i]);
@@ -276,7 +277,7 @@ static void stat_join(const ss_call *c, bool backward, void *a, const void *b) {
 static void update_running(const ss_call *c) {
     int64_t channels = channels_of(c), width = 1 + 2 * channels;
     const real *group = c->stat;
-    real momentum = (real)c->attr[MOMENTUM], *running_mean = c->in[RUNNING_MEAN], *running_var = c->in[RUNNING_VAR];
+    real momentum = (real)(c->attr[CUMULATIVE] != 0 ? 1 / ((double)c->step + 1) : c->attr[MOMENTUM]), *running_mean = c->in[RUNNING_MEAN], *running_var = c->in[RUNNING_VAR];
     for (int64_t i = 0; i < channels; i++) {
         real joined[3] = {group[0], group[1 + i], group[1 + channels + i]};
         for (int g = 1; g < c->stat_groups; g++) {
@@ -478,6 +479,8 @@ static const ss_op_case cases[] = {
     {.inputs = "B:4,3,3 P:4 - S:4 S1:4"},
     {.inputs = "B:4,3,3"},
     {.attrs = "momentum=0.5 eps=0.1", .inputs = "B:3,2,5 P:3 P:3 S:3 S1:3"},
+    {.inputs = "B:3,2,3,2 P:3 P:3 S:3 S1:3"},
+    {.attrs = "cumulative=1", .inputs = "B:3,2,5 P:3 P:3 S:3 S1:3"},
     {.attrs = "stats_lanes=2", .inputs = "B:6,3,3 P:6 P:6 S:6 S1:6"},
     {.attrs = "stats_lanes=1", .inputs = "B:18,4 P:18 P:18 S:18 S1:18"},
     {.attrs = "use_running=1", .inputs = "B:5,3,3 P:5 P:5 S1:5 S1:5"},
@@ -488,7 +491,7 @@ static const ss_op_case cases[] = {
     {.inputs = "B:5,3,3 P:5 P:5 S:5", .expect = SS_ERR_VALUE},
     {.inputs = "B:5,3,3 P:5 P:5 P:5 P:5", .expect = SS_ERR_VALUE},
     {.inputs = "B:", .expect = SS_ERR_SHAPE},
-    {.inputs = "B:2,3,4,5", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:2,3,4,5,2", .expect = SS_ERR_SHAPE},
     {.inputs = "I4:5", .expect = SS_ERR_DTYPE},
     {.attrs = "use_running=1", .inputs = "B:5,3,3 P:5 P:5", .expect = SS_ERR_VALUE},
     {.attrs = "momentum=-1", .inputs = "B:5,3,3 P:5 P:5", .expect = SS_ERR_VALUE},
@@ -497,10 +500,11 @@ static const ss_op_case cases[] = {
 
 const ss_op SS_FN(ss_op_batch_norm) = {
     .name = "batch_norm",
-    .doc = "`y = gamma (x - mean) / sqrt(var + eps) + beta`, channel by channel. x and y `(B, C)`, `(B, C, L)` or `(B, C, H, W)`; gamma, beta, running_mean, running_var `(C)` or absent. Channels last "
+    .doc = "`y = gamma (x - mean) / sqrt(var + eps) + beta`, channel by channel. x and y `(B, C)`, `(B, C, L)`, `(B, C, H, W)` or `(B, C, D, H, W)`; gamma, beta, running_mean, running_var `(C)` or absent. Channels last "
            "in memory.\n\n"
            "In training mean and (biased) variance are those of the whole global batch, or of groups of `stats_lanes` lanes; otherwise, and with `use_running`, the running ones where they are given. "
-           "Training updates `running = (1 - momentum) running + momentum new` once a step, with the unbiased variance; groups are joined in order for it.\n\n"
+           "Training updates `running = (1 - momentum) running + momentum new` once a step, with the unbiased variance; groups are joined in order for it. With `cumulative` the "
+           "momentum of a step is 1 / (number of the step, counted from 1 in the run).\n\n"
            "Order of sums: inside a lane one chain over samples and positions for the mean, divided by the count, then one fused chain of the squared differences; lanes are joined by Chan's "
            "formula in the tree. Backward: the chains of gy and of gy (x - mean), the second times the inverse deviation, lanes joined by addition. Ioffe, Szegedy (2015).",
     .flags = SS_OP_NEEDS_IN,
