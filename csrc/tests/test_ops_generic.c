@@ -12,6 +12,7 @@
  *   memory           everything an operator writes is filled with a NaN of its own kind before and has guard zones; inputs must stay as they were. In backward, in[] of batched inputs
  *                    is NULL without SS_OP_NEEDS_IN and out[] without SS_OP_NEEDS_OUT. Nothing is allocated.
  *   gradients        in double, along a random direction for each float input and parameter; each gradient also alone (the others NULL).
+ *   unused outputs   with several outputs, grad_out NULL for some of them gives what zeros give.
  *   special values   NaN, infinities and signed zeros strewn over the inputs: all paths still agree (tolerance 0 only).
  *   inference        forward alone with training = false, unless the operator is SS_OP_TRAINING_ONLY.
  * In the f64 variant `lane_stat`, `stat`, gradients and so on are doubles (real). A loss without prepare gets the batch size as c->denominator.
@@ -157,6 +158,42 @@ static void check_gradients_alone(const oh_case *oc, const oh_data *data, oh_run
     }
 }
 
+/* Several outputs: the gradient of an output that nobody asks for (NULL) counts as zeros. */
+static void check_unused_outputs(const oh_case *oc, oh_data *data, oh_run base) {
+    int n_out = oc->q.n_out;
+    if (n_out < 2 || oc->op->flags & SS_OP_LOSS) return;
+    for (unsigned unused = 1; unused + 1 < 1u << n_out; unused++) {
+        double *kept[SS_MAX_OUT];
+        oh_result zeros, naive;
+        base.unused = 0;
+        base.naive = true;
+        memcpy(kept, data->grad_out, sizeof kept);
+        for (int o = 0; o < n_out; o++)
+            if (unused >> o & 1) data->grad_out[o] = doubles(ss_shape_count(&oc->q.out[o]) * data->batch);
+        bool good = oh_execute(oc, data, &base, &zeros, NULL);
+        for (int o = 0; o < n_out; o++) {
+            if (data->grad_out[o] != kept[o]) ss_free(data->grad_out[o]);
+            data->grad_out[o] = kept[o];
+        }
+        base.unused = unused;
+        if (oh_execute(oc, data, &base, &naive, NULL) && good) {
+            /* The tolerance lets zeros of either sign pass for each other. */
+            oh_compare(oc, &zeros, &naive, oc->tc->tolerance > 0 ? oc->tc->tolerance : 1e-30, false, "no gradient of an output against zeros");
+            base.naive = false;
+            for (int isa = 0; isa < SS_ISA_COUNT; isa++) {
+                if (!isa_usable((ss_isa)isa)) continue;
+                base.isa = (ss_isa)isa;
+                base.threads = 2;
+                compare_run(oc, data, &base, &naive, oc->tc->tolerance, true, "no gradient of an output");
+            }
+            base.isa = SS_ISA_SCALAR;
+            base.threads = 1;
+        }
+        oh_result_free(&zeros);
+        oh_result_free(&naive);
+    }
+}
+
 static void check_setting(const oh_case *oc, setting where, uint64_t seed, bool training, bool special, bool thorough) {
     ss_layout layouts[2] = {first_layout(oc), SS_CHANNELS_LAST};
     int n_layouts = oc->q.any_layout && strcmp(oc->op->name, "relayout") ? 2 : 1;
@@ -173,6 +210,7 @@ static void check_setting(const oh_case *oc, setting where, uint64_t seed, bool 
         check_paths(oc, &data, run, &want[l], thorough);
         if (special || !thorough || gives_integers(oc)) continue;
         if (run.backward) check_gradients_alone(oc, &data, run, &want[l]);
+        if (run.backward) check_unused_outputs(oc, &data, run);
         run.f64 = true;
         compare_run(oc, &data, &run, &want[l], oc->tc->tolerance > 1e-4 ? oc->tc->tolerance : 1e-4, false, "double against float");
     }
