@@ -130,7 +130,7 @@ class Trace:
 
     def input(self, name: str, shape: Sequence[int], dtype: str = "float32") -> Tensor:
         made = Tensor(self, self.graph.input(name, [int(extent) for extent in shape], dtype))
-        self.first_input = self.first_input or made
+        self.first_input = made if self.first_input is None else self.first_input
         return made
 
     def value(self, item: Any) -> int | None:

@@ -150,6 +150,12 @@ def sub(input: Any, other: Any) -> Any:
         return scale(input, offset=-float(other))
     if _trace._is_number(input) and isinstance(other, Tensor):
         return scale(other, -1.0, float(input))
+    if isinstance(input, Tensor) and isinstance(other, np.ndarray):
+        return add(input, -other)
+    if isinstance(input, Tensor) and isinstance(other, Stored):  # add takes a parameter as it is
+        return neg(add(neg(input), other))
+    if isinstance(other, Tensor) and isinstance(input, (Stored, np.ndarray)):
+        return add(neg(other), input)
     return _pairwise("sub", input, other)
 
 
