@@ -404,7 +404,8 @@ class Tensor:
 
 
 _METHODS = {
-    "abs", "add", "ceil", "clamp", "clip", "cos", "div", "eq", "erf", "exp", "expm1", "floor", "ge", "gt", "le", "log",
+    "abs", "add", "amax", "amin", "argmax", "argmin", "bmm", "cumsum", "logsumexp", "matmul", "max", "mean", "min", "norm",
+    "prod", "std", "sum", "var", "ceil", "clamp", "clip", "cos", "div", "eq", "erf", "exp", "expm1", "floor", "ge", "gt", "le", "log",
     "log1p", "log_softmax", "logical_and", "logical_not", "logical_or", "lt", "masked_fill", "maximum", "minimum", "mul",
     "ne", "neg", "pow", "reciprocal", "relu", "round", "rsqrt", "sigmoid", "sign", "sin", "softmax", "sqrt", "square",
     "sub", "tanh", "where",

@@ -106,7 +106,8 @@ class Stored:
     def __getitem__(self, index: Any) -> Any:
         if _trace.active() is not None:  # a part of a parameter: the batch axis of a tensor comes first
             position = index if isinstance(index, tuple) else (index,)
-            return self._tensor()[(slice(None), *position)]
+            place: tuple[Any, ...] = (slice(None), *position)
+            return self._tensor()[place]
         return self.data[index]
 
     def __setitem__(self, index: Any, value: npt.ArrayLike) -> None:
