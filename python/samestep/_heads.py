@@ -112,11 +112,8 @@ class Results:
         for metric in head.metrics:
             names: dict[str, str] = {}
             for measured, name in metric.emit(trace, output, labels, weight, head.loss):
-                names[name] = head.label(f"{metric.name}.{name}" if name != metric.name else name)
-                if measured.value != node.value:  # the loss itself may be the measure
-                    trace.graph.result(measured.value, names[name])
-                else:
-                    names[name] = head.label("loss")
+                names[name] = head.label(f"metric.{len(self._metrics)}.{name}" if name != metric.name else name)
+                trace.graph.result(measured.value, names[name], 0.0)  # measured, not minimised
             self._metrics.append((head, metric, names))
 
     def place(self, names: Sequence[str], lengths: Sequence[int]) -> Results:
