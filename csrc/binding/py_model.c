@@ -3,27 +3,115 @@
 #include "base/alloc.h"
 #include "base/sha256.h"
 
+/* Groups of parameters: [(names, hypers), ...]. The texts of the names belong to the caller's objects. */
+typedef struct group_list {
+    ss_group_options *group;
+    int count;
+} group_list;
+
+static void free_groups(group_list *list) {
+    for (int k = 0; k < list->count; k++) {
+        ss_free((void *)list->group[k].parameter);
+        ss_free((void *)list->group[k].hyper);
+    }
+    ss_free(list->group);
+}
+
+static int read_groups(PyObject *groups, group_list *list) {
+    if (!groups || groups == Py_None) return 0;
+    if (!PyList_Check(groups)) {
+        PyErr_SetString(PyExc_TypeError, "groups must be a list of (names, hypers)");
+        return -1;
+    }
+    Py_ssize_t count = PyList_GET_SIZE(groups);
+    list->group = ss_calloc((size_t)count + 1, sizeof *list->group);
+    if (!list->group) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t k = 0; k < count && k < PyList_GET_SIZE(groups); k++) {
+        ss_group_options *group = &list->group[list->count++];
+        PyObject *names, *hypers;
+        ss_attr *attrs = NULL;
+        if (!PyArg_ParseTuple(PyList_GET_ITEM(groups, k), "O!O;groups must be a list of (names, hypers)", &PyList_Type, &names, &hypers) ||
+            binding_attrs(hypers, &attrs, &group->hypers))
+            return -1;
+        group->hyper = attrs;
+        Py_ssize_t size = PyList_GET_SIZE(names);
+        const char **texts = ss_calloc((size_t)size + 1, sizeof *texts);
+        if (!texts) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        group->parameter = texts;
+        for (Py_ssize_t i = 0; i < size; i++) {
+            PyObject *name = PyList_GET_ITEM(names, i);
+            texts[i] = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+            if (!texts[i]) {
+                if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "names of parameters must be strings");
+                return -1;
+            }
+            group->parameters++;
+        }
+    }
+    return 0;
+}
+
+/* None, ("ema", decay, warmup) or ("swa", start, every). */
+static int read_average(PyObject *average, ss_model_options *o) {
+    const char *kind;
+    double first;
+    long long second;
+    if (!average || average == Py_None) return 0;
+    if (!PyArg_ParseTuple(average, "sdL;average must be ('ema', decay, warmup) or ('swa', start, every)", &kind, &first, &second)) return -1;
+    if (!strcmp(kind, "ema")) {
+        o->average = SS_AVERAGE_EMA;
+        o->decay = first;
+        o->warmup = second != 0;
+    } else if (!strcmp(kind, "swa") && first >= 0 && first <= 9e15) {
+        o->average = SS_AVERAGE_SWA;
+        o->start = (int64_t)first;
+        o->every = second;
+    } else {
+        PyErr_Format(PyExc_ValueError, "average must be 'ema' or 'swa' with positive numbers, not '%s'", kind);
+        return -1;
+    }
+    return 0;
+}
+
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"graph", "comm", "optimizer", "hypers", "threads", "pin", "backend", "isa", "seed", "bf16", NULL};
+    static char *names[] = {"graph", "comm", "optimizer", "hypers", "threads", "pin", "backend", "isa", "seed", "groups", "clip_norm", "clip_value", "lookahead", "average",
+                            "bf16", NULL};
     graph_object *graph;
     comm_object *comm;
     const char *optimizer = NULL, *backend = "native", *isa = NULL;
-    PyObject *hypers = NULL;
+    PyObject *hypers = NULL, *groups = NULL, *lookahead = NULL, *average = NULL;
     int threads = 1, pin = 0, bf16 = 0, count = 0;
     unsigned long long seed = 0;
+    double clip_norm = 0, clip_value = 0;
     ss_attr *attrs = NULL;
+    group_list list = {0};
     ss_error err;
     binding_state *state = PyType_GetModuleState(type);
     if (!state) return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|$zOipszKp:Model", names, state->graph, &graph, state->comm, &comm, &optimizer, &hypers, &threads,
-                                     &pin, &backend, &isa, &seed, &bf16))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|$zOipszKOddOOp:Model", names, state->graph, &graph, state->comm, &comm, &optimizer, &hypers, &threads,
+                                     &pin, &backend, &isa, &seed, &groups, &clip_norm, &clip_value, &lookahead, &average, &bf16))
         return NULL;
-    ss_model_options o = {.optimizer = optimizer, .threads = threads, .pin = pin, .bf16 = bf16, .seed = seed};
+    ss_model_options o = {.optimizer = optimizer, .threads = threads, .pin = pin, .bf16 = bf16, .seed = seed, .clip_norm = clip_norm, .clip_value = clip_value};
+    if (lookahead && lookahead != Py_None && !PyArg_ParseTuple(lookahead, "Ld;lookahead must be (k, alpha)", &o.lookahead, &o.lookahead_alpha)) return NULL;
+    if (read_average(average, &o)) return NULL;
     if (threads < 1 || threads > 1024) return PyErr_Format(PyExc_ValueError, "threads=%d must be between 1 and 1024", threads);
     if (!strcmp(backend, "openblas")) o.backend = SS_BACKEND_OPENBLAS;
     else if (strcmp(backend, "native")) return PyErr_Format(PyExc_ValueError, "backend must be 'native' or 'openblas', not '%s'", backend);
     if (ss_isa_parse(isa ? isa : getenv("SAMESTEP_ISA"), &o.isa, &err) != SS_OK) return binding_raise(state, &err);
     if (binding_attrs(hypers, &attrs, &count)) return NULL;
+    if (read_groups(groups, &list)) {
+        free_groups(&list);
+        ss_free(attrs);
+        return NULL;
+    }
+    o.group = list.group;
+    o.groups = list.count;
     o.hyper = attrs;
     o.hypers = count;
     model_object *self = (model_object *)type->tp_alloc(type, 0);
@@ -36,6 +124,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
             graph->frozen = true;
         }
     }
+    free_groups(&list);
     ss_free(attrs);
     return (PyObject *)self;
 }
@@ -149,53 +238,83 @@ static PyObject *model_fingerprint(PyObject *self, PyObject *unused) {
     return PyUnicode_FromString(text);
 }
 
-static PyObject *model_hyper(PyObject *self, PyObject *name) {
-    const char *text = PyUnicode_AsUTF8(name);
-    if (!text) return NULL;
+static PyObject *model_hyper(PyObject *self, PyObject *args) {
+    const char *text;
+    int group = 0;
+    if (!PyArg_ParseTuple(args, "s|i", &text, &group)) return NULL;
     int at = ss_model_find_hyper(model_of(self), text);
     if (at < 0) return PyErr_Format(PyExc_KeyError, "the optimizer has no argument '%s'", text);
-    return PyFloat_FromDouble(model_of(self)->hyper[at]);
+    if (group < 0 || group >= model_of(self)->groups) return PyErr_Format(PyExc_IndexError, "there is no group %d of parameters", group);
+    return PyFloat_FromDouble(model_of(self)->hyper[group * SS_MAX_HYPER + at]);
 }
 
 static PyObject *model_set_hyper(PyObject *self, PyObject *args) {
     const char *name;
     double value;
+    int group = 0;
     ss_error err;
-    if (!PyArg_ParseTuple(args, "sd", &name, &value)) return NULL;
+    if (!PyArg_ParseTuple(args, "sd|i", &name, &value, &group)) return NULL;
     ss_model *m = model_of(self);
     if (ss_model_enter(m, &err) != SS_OK) return binding_raise(binding_state_of(self), &err);
-    ss_status status = ss_model_set_hyper(m, name, value, &err);
+    ss_status status = ss_model_set_hyper(m, group, name, value, &err);
     ss_model_leave(m);
     if (status != SS_OK) return binding_raise(binding_state_of(self), &err);
     Py_RETURN_NONE;
 }
 
+static PyObject *model_set_clip(PyObject *self, PyObject *args) {
+    double norm, value;
+    ss_error err;
+    if (!PyArg_ParseTuple(args, "dd", &norm, &value)) return NULL;
+    ss_model *m = model_of(self);
+    if (ss_model_enter(m, &err) != SS_OK) return binding_raise(binding_state_of(self), &err);
+    ss_status status = ss_model_set_clip(m, norm, value, &err);
+    ss_model_leave(m);
+    if (status != SS_OK) return binding_raise(binding_state_of(self), &err);
+    Py_RETURN_NONE;
+}
+
+static PyObject *model_swap_average(PyObject *self, PyObject *unused) {
+    (void)unused;
+    ss_error err;
+    ss_model *m = model_of(self);
+    if (ss_model_enter(m, &err) != SS_OK) return binding_raise(binding_state_of(self), &err);
+    ss_status status = ss_model_swap_average(m, &err);
+    ss_model_leave(m);
+    if (status != SS_OK) return binding_raise(binding_state_of(self), &err);
+    Py_RETURN_NONE;
+}
+
+/* The name of state k: a slot, or what the optimizer keeps beside the slots. */
+static const char *state_name(const ss_model *m, int k) { return k < m->slots ? ss_model_slot_name(m, k) : "extra"; }
+
 static PyObject *model_slots(PyObject *self, PyObject *unused) {
     (void)unused;
     ss_model *m = model_of(self);
     PyObject *list = PyList_New(0);
-    for (int k = 0; list && k < m->slots; k++) {
-        PyObject *name = PyUnicode_FromString(m->optim->slot_names[k]);
+    for (int k = 0; list && k < m->slots + (m->extra_elements > 0); k++) {
+        PyObject *name = PyUnicode_FromString(state_name(m, k));
         if (!name || PyList_Append(list, name)) Py_CLEAR(list);
         Py_XDECREF(name);
     }
     return list;
 }
 
-static const ss_parameter *find_slot(PyObject *self, const char *slot, const char *name, float **at) {
+static bool find_slot(PyObject *self, const char *slot, const char *name, float **at, ss_shape *shape) {
     ss_model *m = model_of(self);
-    int k = 0, p = ss_model_find(m, name);
-    while (k < m->slots && strcmp(m->optim->slot_names[k], slot)) k++;
-    if (k == m->slots) {
+    int k = 0, p = ss_model_find(m, name), most = m->slots + (m->extra_elements > 0);
+    while (k < most && strcmp(state_name(m, k), slot)) k++;
+    if (k == most) {
         PyErr_Format(PyExc_KeyError, "the optimizer keeps no '%s'", slot);
-        return NULL;
+        return false;
     }
     if (p < 0 || !m->parameter[p].trainable) {
         PyErr_Format(PyExc_KeyError, "the model has no trainable parameter '%s'", name);
-        return NULL;
+        return false;
     }
-    *at = m->slot[k] + m->parameter[p].offset;
-    return &m->parameter[p];
+    *at = k < m->slots ? m->slot[k] + m->parameter[p].offset : m->extra + m->parameter[p].extra_offset;
+    *shape = k < m->slots ? m->parameter[p].shape : (ss_shape){.rank = 1, .dim = {m->parameter[p].extra_count}};
+    return true;
 }
 
 static PyObject *model_get_slot(PyObject *self, PyObject *args) {
@@ -203,11 +322,11 @@ static PyObject *model_get_slot(PyObject *self, PyObject *args) {
     float *at;
     npy_intp dims[SS_MAX_RANK];
     if (!PyArg_ParseTuple(args, "ss", &slot, &name)) return NULL;
-    const ss_parameter *p = find_slot(self, slot, name, &at);
-    if (!p) return NULL;
-    for (int k = 0; k < p->shape.rank; k++) dims[k] = p->shape.dim[k];
-    PyObject *copy = PyArray_SimpleNew(p->shape.rank, dims, NPY_FLOAT);
-    if (copy) memcpy(PyArray_DATA((PyArrayObject *)copy), at, (size_t)p->count * 4);
+    ss_shape shape;
+    if (!find_slot(self, slot, name, &at, &shape)) return NULL;
+    for (int k = 0; k < shape.rank; k++) dims[k] = shape.dim[k];
+    PyObject *copy = PyArray_SimpleNew(shape.rank, dims, NPY_FLOAT);
+    if (copy) memcpy(PyArray_DATA((PyArrayObject *)copy), at, (size_t)PyArray_NBYTES((PyArrayObject *)copy));
     return copy;
 }
 
@@ -217,14 +336,14 @@ static PyObject *model_set_slot(PyObject *self, PyObject *args) {
     float *at;
     ss_error err;
     if (!PyArg_ParseTuple(args, "ssO", &slot, &name, &value)) return NULL;
-    const ss_parameter *p = find_slot(self, slot, name, &at);
-    PyArrayObject *a = p ? binding_float_array(value, &p->shape, name) : NULL;
+    ss_shape shape;
+    PyArrayObject *a = find_slot(self, slot, name, &at, &shape) ? binding_float_array(value, &shape, name) : NULL;
     if (!a) return NULL;
     if (ss_model_enter(model_of(self), &err) != SS_OK) {
         Py_DECREF(a);
         return binding_raise(binding_state_of(self), &err);
     }
-    memmove(at, PyArray_DATA(a), (size_t)p->count * 4);
+    memmove(at, PyArray_DATA(a), (size_t)PyArray_NBYTES(a));
     ss_model_leave(model_of(self));
     Py_DECREF(a);
     Py_RETURN_NONE;
@@ -234,7 +353,7 @@ static PyObject *model_bytes(PyObject *self, PyObject *unused) {
     (void)unused;
     ss_model *m = model_of(self);
     return Py_BuildValue("{s:L,s:L,s:L,s:L}", "parameters", (long long)(4 * m->elements), "buffers", (long long)(4 * m->state_elements), "optimizer",
-                         (long long)(4 * m->slots * m->trainable), "total", (long long)ss_arena_bytes(m->arena));
+                         (long long)(4 * (m->slots * m->trainable + m->extra_elements)), "total", (long long)ss_arena_bytes(m->arena));
 }
 
 static PyObject *model_step(PyObject *self, void *unused) {
@@ -296,7 +415,13 @@ static PyObject *model_comm(PyObject *self, void *unused) {
     return Py_NewRef((PyObject *)((model_object *)self)->comm);
 }
 
+static PyObject *model_gradient_norm(PyObject *self, void *unused) {
+    (void)unused;
+    return PyFloat_FromDouble(model_of(self)->gradient_norm);
+}
+
 static PyGetSetDef getset[] = {
+    {"gradient_norm", model_gradient_norm, NULL, "Norm of all gradients together in the last update with clip_norm, before clipping.", NULL},
     {"step", model_step, model_set_step, "Updates made so far.", NULL},
     {"seed", model_seed, model_set_seed, "Seed of the random numbers of steps.", NULL},
     {"threads", model_threads, NULL, "Threads of this rank.", NULL},
@@ -314,9 +439,13 @@ static PyMethodDef methods[] = {
      "broadcast($self, /)\n--\n\nRank 0's state reaches every rank (collective)."},
     {"fingerprint", model_fingerprint, METH_NOARGS,
      "fingerprint($self, /)\n--\n\nSHA-256 over names, shapes, bits and the version of the order of sums."},
-    {"hyper", model_hyper, METH_O, "hyper($self, name, /)\n--\n\nAn argument of the optimizer."},
+    {"hyper", model_hyper, METH_VARARGS, "hyper($self, name, group=0, /)\n--\n\nAn argument of the optimizer, for a group of parameters."},
+    {"set_clip", model_set_clip, METH_VARARGS,
+     "set_clip($self, norm, value, /)\n--\n\nChanges the clipping of gradients; 0 switches it off. A norm needs a model made with one."},
+    {"swap_average", model_swap_average, METH_NOARGS,
+     "swap_average($self, /)\n--\n\nExchanges the parameters and their averages; call gather_slots of the plan before."},
     {"set_hyper", model_set_hyper, METH_VARARGS,
-     "set_hyper($self, name, value, /)\n--\n\nChanges an argument of the optimizer from the next step on."},
+     "set_hyper($self, name, value, group=0, /)\n--\n\nChanges an argument of the optimizer from the next step on."},
     {"slots", model_slots, METH_NOARGS, "slots($self, /)\n--\n\nNames of the optimizer's state."},
     {"get_slot", model_get_slot, METH_VARARGS,
      "get_slot($self, slot, name, /)\n--\n\nA copy of the optimizer's state of a parameter."},
@@ -327,7 +456,8 @@ static PyMethodDef methods[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, "Model(graph, comm, *, optimizer=None, hypers=None, threads=1, pin=False, backend='native', isa=None, seed=0, bf16=False)\n--\n\n"
+    {Py_tp_doc, "Model(graph, comm, *, optimizer=None, hypers=None, threads=1, pin=False, backend='native', isa=None, seed=0, groups=None, "
+                "clip_norm=0.0, clip_value=0.0, lookahead=None, average=None, bf16=False)\n--\n\n"
                 "The arena of parameters, buffers and optimizer state of a network."},
     {Py_tp_new, model_new},
     {Py_tp_dealloc, model_dealloc},

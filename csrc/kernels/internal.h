@@ -23,4 +23,9 @@ void SS_FN(conv2d_backward)(const ss_conv2d *p, int thread, int threads);
 void SS_FN(column_sum)(const ss_fold *fold, int64_t positions, const float *x, int64_t x_row, int64_t begin, int64_t end, float *out,
                        int64_t block_stride, float *stack);
 
+float SS_FN(dot)(int64_t n, const float *x, const float *y);
+void SS_FN(scale)(int64_t n, float *x, float factor);
+void SS_FN(clamp)(int64_t n, float *x, float most);
+void SS_FN(blend)(int64_t n, float *to, const float *from, float weight);
+
 #endif

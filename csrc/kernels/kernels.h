@@ -87,6 +87,14 @@ typedef struct ss_kernels {
     /* out (block j at j*block_stride) = sums over rows of x (rows x n, row stride x_row), lanes folded. rows = samples * positions. Sums elements of columns [begin, end).
      * stack: fold->depth * (end - begin) floats of this thread's own. */
     void (*column_sum)(const ss_fold *fold, int64_t positions, const float *x, int64_t x_row, int64_t begin, int64_t end, float *out, int64_t block_stride, float *stack);
+
+    /* Sum of products: 16 accumulators and their tree (rowreduce.h). */
+    float (*dot)(int64_t n, const float *x, const float *y);
+    void (*scale)(int64_t n, float *x, float factor);
+    /* Every element into [-most, most]; NaN stays. */
+    void (*clamp)(int64_t n, float *x, float most);
+    /* to = fma(weight, from - to, to) */
+    void (*blend)(int64_t n, float *to, const float *from, float weight);
 } ss_kernels;
 
 /* NULL when this CPU cannot run it. */

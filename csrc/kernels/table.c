@@ -23,6 +23,10 @@ const ss_kernels SS_FN(ss_kernels) = {
     .conv2d_forward = SS_FN(conv2d_forward),
     .conv2d_backward = SS_FN(conv2d_backward),
     .column_sum = SS_FN(column_sum),
+    .dot = SS_FN(dot),
+    .scale = SS_FN(scale),
+    .clamp = SS_FN(clamp),
+    .blend = SS_FN(blend),
 };
 
 /* This file is compiled once a variant; the choice belongs to the scalar one alone, which every build has. */

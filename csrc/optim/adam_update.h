@@ -1,7 +1,7 @@
 /* The pass that Adam and AdamW share. They differ in where the weight decay enters. Included by opt_adam.c and opt_adamw.c alone.
  *
  * Every element is computed in one fixed form, so instruction sets and splits of the range give the same bits:
- *   d = fma(l2, p, g)                          Adam's decay; l2 = 0 in AdamW
+ *   d = fma(l2, p, sign * g)                   Adam's decay; l2 = 0 in AdamW; sign = -1 to maximize
  *   m = fma(1 - beta1, d - m, m)
  *   v = fma((1 - beta2) * d, d, beta2 * v)
  *   p = fma(-rate, m / fma(sqrt(v), 1 / sqrt(1 - beta2^t), eps), keep * p)      AdamW's decay; keep = 1 in Adam
@@ -17,16 +17,16 @@
 #include "kernels/variant.h"
 #include "optim/optim.h"
 
-enum { ADAM_LR, ADAM_BETA1, ADAM_BETA2, ADAM_EPS, ADAM_WEIGHT_DECAY, ADAM_AMSGRAD };
+enum { ADAM_LR, ADAM_BETA1, ADAM_BETA2, ADAM_EPS, ADAM_WEIGHT_DECAY, ADAM_AMSGRAD, ADAM_MAXIMIZE };
 enum { ADAM_RATE, ADAM_ONE_MINUS_BETA1, ADAM_ONE_MINUS_BETA2, ADAM_CORRECTION, ADAM_KEEP, ADAM_DERIVED };
 
 static inline int adam_slots(const double *hyper) { return hyper[ADAM_AMSGRAD] != 0 ? 3 : 2; }
 
 static inline void adam_prepare(const double *hyper, int64_t step, double *derived) {
-    derived[ADAM_RATE] = hyper[ADAM_LR] / (1 - pow(hyper[ADAM_BETA1], (double)step));
+    derived[ADAM_RATE] = hyper[ADAM_LR] / (1 - ss_power(hyper[ADAM_BETA1], step));
     derived[ADAM_ONE_MINUS_BETA1] = 1 - hyper[ADAM_BETA1];
     derived[ADAM_ONE_MINUS_BETA2] = 1 - hyper[ADAM_BETA2];
-    derived[ADAM_CORRECTION] = 1 / sqrt(1 - pow(hyper[ADAM_BETA2], (double)step));
+    derived[ADAM_CORRECTION] = 1 / sqrt(1 - ss_power(hyper[ADAM_BETA2], step));
     derived[ADAM_KEEP] = 1;
 }
 
@@ -50,6 +50,7 @@ static inline void adam_update(int64_t n, float *param, const float *grad, float
     const float rate = (float)derived[ADAM_RATE], correction = (float)derived[ADAM_CORRECTION], eps = (float)hyper[ADAM_EPS];
     const float fresh1 = (float)derived[ADAM_ONE_MINUS_BETA1], fresh2 = (float)derived[ADAM_ONE_MINUS_BETA2];
     const float beta2 = (float)hyper[ADAM_BETA2], keep = (float)derived[ADAM_KEEP];
+    const float sign = hyper[ADAM_MAXIMIZE] != 0 ? -1 : 1;
     const bool amsgrad = hyper[ADAM_AMSGRAD] != 0;
     float root[ADAM_BLOCK];
 
@@ -59,7 +60,7 @@ static inline void adam_update(int64_t n, float *param, const float *grad, float
         const float *restrict g = grad + begin;
         for (int64_t i = count; i < whole; i++) root[i] = 0;
         for (int64_t i = 0; i < count; i++) {
-            float d = fma_r(l2, p[i], g[i]);
+            float d = fma_r(l2, p[i], sign * g[i]);
             first[i] = fma_r(fresh1, d - first[i], first[i]);
             second[i] = root[i] = fma_r(fresh2 * d, d, beta2 * second[i]);
         }

@@ -8,6 +8,7 @@ static const ss_hyper_spec hypers[] = {
     {"eps", 1e-8, 0, 1e30, "added to the root of the second moment"},
     {"weight_decay", 0, 0, 1e30, "L2 penalty: weight_decay * parameter is added to the gradient"},
     {"amsgrad", 0, 0, 1, "1: divide by the largest second moment so far"},
+    {"maximize", 0, 0, 1, "1: climb; the gradient is negated"},
     {0},
 };
 

@@ -8,6 +8,7 @@ static const ss_hyper_spec hypers[] = {
     {"eps", 1e-8, 0, 1e30, "added to the root of the second moment"},
     {"weight_decay", 1e-2, 0, 1e30, "every step first takes lr * weight_decay * parameter off the parameter"},
     {"amsgrad", 0, 0, 1, "1: divide by the largest second moment so far"},
+    {"maximize", 0, 0, 1, "1: climb; the gradient is negated"},
     {0},
 };
 

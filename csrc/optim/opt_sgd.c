@@ -2,7 +2,7 @@
 #include "kernels/variant.h"
 #include "optim/optim.h"
 
-enum { LR, MOMENTUM, DAMPENING, WEIGHT_DECAY, NESTEROV };
+enum { LR, MOMENTUM, DAMPENING, WEIGHT_DECAY, NESTEROV, MAXIMIZE };
 
 static const ss_hyper_spec hypers[] = {
     {"lr", 0.01, 0, 1e30, "step size"},
@@ -10,6 +10,7 @@ static const ss_hyper_spec hypers[] = {
     {"dampening", 0, -1e30, 1e30, "the new gradient enters the average times 1 - dampening, from the second step on"},
     {"weight_decay", 0, 0, 1e30, "L2 penalty: weight_decay * parameter is added to the gradient"},
     {"nesterov", 0, 0, 1, "1: step along gradient + momentum * average; wants momentum > 0 and dampening 0"},
+    {"maximize", 0, 0, 1, "1: climb; the gradient is negated"},
     {0},
 };
 
@@ -25,32 +26,32 @@ static void prepare(const double *hyper, int64_t step, double *derived) {
 /* Each loop is one pass over memory in a fixed form: multiplications and additions are joined where it says fma_r and nowhere else. */
 static void update(int64_t n, float *param, const float *grad, float *const *slot, const double *hyper, const double *derived, int64_t step) {
     const float lr = (float)hyper[LR], momentum = (float)hyper[MOMENTUM], decay = (float)hyper[WEIGHT_DECAY];
-    const float fresh = (float)derived[ONE_MINUS_DAMPENING];
+    const float sign = hyper[MAXIMIZE] != 0 ? -1 : 1, fresh = (float)derived[ONE_MINUS_DAMPENING];
     float *restrict p = param;
     const float *restrict g = grad;
 
     if (hyper[MOMENTUM] == 0) {
-        for (int64_t i = 0; i < n; i++) p[i] = fma_r(-lr, fma_r(decay, p[i], g[i]), p[i]);
+        for (int64_t i = 0; i < n; i++) p[i] = fma_r(-lr, fma_r(decay, p[i], sign * g[i]), p[i]);
         return;
     }
     float *restrict average = slot[0];
     if (step == 1) { /* the first average is the gradient itself, whatever the dampening */
         const float ahead = hyper[NESTEROV] != 0 ? momentum : 0;
         for (int64_t i = 0; i < n; i++) {
-            float d = fma_r(decay, p[i], g[i]);
+            float d = fma_r(decay, p[i], sign * g[i]);
             average[i] = d;
             p[i] = fma_r(-lr, fma_r(ahead, d, d), p[i]);
         }
     } else if (hyper[NESTEROV] != 0) {
         for (int64_t i = 0; i < n; i++) {
-            float d = fma_r(decay, p[i], g[i]);
+            float d = fma_r(decay, p[i], sign * g[i]);
             float a = fma_r(momentum, average[i], fresh * d);
             average[i] = a;
             p[i] = fma_r(-lr, fma_r(momentum, a, d), p[i]);
         }
     } else {
         for (int64_t i = 0; i < n; i++) {
-            float d = fma_r(decay, p[i], g[i]);
+            float d = fma_r(decay, p[i], sign * g[i]);
             float a = fma_r(momentum, average[i], fresh * d);
             average[i] = a;
             p[i] = fma_r(-lr, a, p[i]);

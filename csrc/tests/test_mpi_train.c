@@ -71,7 +71,7 @@ static bool train(net_setting o, ss_transport *transport, bool spoil, prints *ou
             spoiled_steps(&r, &fresh, features);
         }
         /* Rank 0's learning rate counts, too. */
-        CHECK(ss_model_set_hyper(r.model, "lr", transport && transport->rank ? 7 : 0.01 * (step + 1), &err) == SS_OK);
+        CHECK(ss_model_set_hyper(r.model, 0, "lr", transport && transport->rank ? 7 : 0.01 * (step + 1), &err) == SS_OK);
         net_feed(r.session, step % 2, &data, features, sizes[step]);
         all = CHECK(okay(ss_session_step(r.session, step % 2, sizes[step], true, SS_OK, out->results[step], NULL, &err), &err));
         out->parameters[step] = net_hash(r.model);

@@ -409,9 +409,9 @@ static void refusals(void) {
     o.kind = NET_MLP;
     o.lanes = 0;
     if (!CHECK(okay(net_open(&o, NULL, &r, &err), &err))) return;
-    CHECK(ss_model_set_hyper(r.model, "lr", NAN, &err) == SS_ERR_VALUE && ss_model_set_hyper(r.model, "lr", -1, &err) == SS_ERR_VALUE);
-    CHECK(ss_model_set_hyper(r.model, "lr", INFINITY, &err) == SS_ERR_VALUE && ss_model_set_hyper(r.model, "rate", 1, &err) == SS_ERR_VALUE);
-    CHECK(ss_model_set_hyper(r.model, "momentum", 0.9, &err) == SS_ERR_VALUE && strstr(err.message, "compile again")); /* made without room for it */
+    CHECK(ss_model_set_hyper(r.model, 0, "lr", NAN, &err) == SS_ERR_VALUE && ss_model_set_hyper(r.model, 0, "lr", -1, &err) == SS_ERR_VALUE);
+    CHECK(ss_model_set_hyper(r.model, 0, "lr", INFINITY, &err) == SS_ERR_VALUE && ss_model_set_hyper(r.model, 0, "rate", 1, &err) == SS_ERR_VALUE);
+    CHECK(ss_model_set_hyper(r.model, 0, "momentum", 0.9, &err) == SS_ERR_VALUE && strstr(err.message, "compile again")); /* made without room for it */
     CHECK(r.model->hyper[ss_model_find_hyper(r.model, "lr")] == 0.05 && r.model->hyper[ss_model_find_hyper(r.model, "momentum")] == 0);
     CHECK(!ss_session_input(r.session, 2, 0) && !ss_session_input(r.session, -1, 0) && !ss_session_input(r.session, 0, 2) && !ss_session_input(r.session, 0, -1));
     CHECK(ss_session_input(r.session, 0, 0) && ss_session_input(r.session, 0, 0) != ss_session_input(r.session, 1, 0));
@@ -436,7 +436,7 @@ static void refusals(void) {
     ss_model *bare = NULL;
     ss_model_options none = {.threads = 1};
     CHECK(ss_model_create(r.graph, r.world, &none, &bare, &err) == SS_OK && ss_session_create(bare, r.graph, &training, &view, &err) == SS_ERR_VALUE && !view);
-    CHECK(ss_model_set_hyper(bare, "lr", 1, &err) == SS_ERR_VALUE);
+    CHECK(ss_model_set_hyper(bare, 0, "lr", 1, &err) == SS_ERR_VALUE);
     ss_model_free(bare);
     ss_graph_free(other);
     net_close(&r);

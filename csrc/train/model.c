@@ -3,6 +3,7 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "comm/collective.h"
+#include "kernels/blocks.h"
 
 enum { UNIT = SS_ALIGN / 4 }; /* elements a parameter is aligned to */
 
@@ -37,12 +38,94 @@ static ss_status choose_optimizer(ss_model *m, const ss_model_options *o, ss_err
     if (index < 0) return SS_FAIL(err, SS_ERR_VALUE, "there is no optimizer '%s'", o->optimizer);
     m->optim = ss_optim_at(o->isa, index);
     for (int k = 0; m->optim->hypers[k].name; k++) m->hyper[k] = m->optim->hypers[k].initial;
-    for (int k = 0; k < o->hypers; k++) {
-        ss_status status = ss_model_set_hyper(m, o->hyper[k].name, o->hyper[k].value, err);
-        if (status != SS_OK) return status;
+    for (int g = 0; g <= o->groups; g++) {
+        const ss_attr *hyper = g ? o->group[g - 1].hyper : o->hyper;
+        int count = g ? o->group[g - 1].hypers : o->hypers;
+        if (g) memcpy(m->hyper + g * SS_MAX_HYPER, m->hyper, SS_MAX_HYPER * sizeof *m->hyper);
+        for (int k = 0; k < count; k++) {
+            ss_status status = ss_model_set_hyper(m, g, hyper[k].name, hyper[k].value, err);
+            if (status != SS_OK) return status;
+        }
+        for (int k = 0; g && k < o->group[g - 1].parameters; k++) {
+            int at = ss_model_find(m, o->group[g - 1].parameter[k]);
+            if (at < 0) return SS_FAIL(err, SS_ERR_VALUE, "group %d: the model has no parameter '%s'", g, o->group[g - 1].parameter[k]);
+            m->parameter[at].group = g;
+        }
+        m->optim_slots = (int)ss_max(m->optim_slots, m->optim->slots(m->hyper + g * SS_MAX_HYPER));
     }
-    m->slots = m->optim->slots(m->hyper);
+    m->slots = m->optim_slots;
+    if (o->lookahead) m->slow = m->slots++;
+    if (o->average) m->mean = m->slots++;
+    if (o->lookahead < 0 || !(o->lookahead_alpha >= 0 && o->lookahead_alpha <= 1))
+        return SS_FAIL(err, SS_ERR_VALUE, "lookahead: k=%lld must be positive, alpha=%g in [0, 1]", (long long)o->lookahead, o->lookahead_alpha);
+    if (o->average == SS_AVERAGE_EMA && !(o->decay >= 0 && o->decay <= 1)) return SS_FAIL(err, SS_ERR_VALUE, "average: decay=%g must be in [0, 1]", o->decay);
+    if (o->average == SS_AVERAGE_SWA && (o->start < 1 || o->every < 1))
+        return SS_FAIL(err, SS_ERR_VALUE, "average: start=%lld and every=%lld must be at least 1", (long long)o->start, (long long)o->every);
+    m->lookahead = o->lookahead;
+    m->lookahead_alpha = o->lookahead_alpha;
+    m->average = o->average;
+    m->decay = o->decay;
+    m->warmup = o->warmup;
+    m->start = o->start;
+    m->every = o->every;
+    m->complete = m->optim->whole || o->clip_norm != 0;
+    return ss_model_set_clip(m, o->clip_norm, o->clip_value, err);
+}
+
+/* The runs of equal groups in the order of memory. */
+static ss_status make_runs(ss_model *m, ss_error *err) {
+    m->run = ss_calloc((size_t)m->parameters + 1, sizeof *m->run);
+    int *order = ss_calloc((size_t)m->parameters + 1, sizeof *order);
+    if (!m->run || !order) {
+        ss_free(order);
+        return SS_FAIL(err, SS_ERR_MEMORY, "no memory for the groups of %d parameters", m->parameters);
+    }
+    int count = 0;
+    for (int k = 0; k < m->parameters; k++) { /* parameters mostly come in reverse order, so an insertion from the front is short */
+        if (!m->parameter[k].trainable || !m->parameter[k].count) continue;
+        int at = 0;
+        while (at < count && m->parameter[order[at]].offset < m->parameter[k].offset) at++;
+        memmove(order + at + 1, order + at, (size_t)(count - at) * sizeof *order);
+        order[at] = k;
+        count++;
+    }
+    for (int k = 0; k < count; k++) {
+        const ss_parameter *p = &m->parameter[order[k]];
+        int64_t end = p->offset + ss_round_up(p->count, UNIT);
+        if (m->runs && m->run[m->runs - 1].group == p->group) m->run[m->runs - 1].end = end;
+        else m->run[m->runs++] = (ss_group_run){.begin = p->offset, .end = end, .group = p->group};
+    }
+    ss_free(order);
     return SS_OK;
+}
+
+/* What an optimizer that sees parameters whole needs for one of them. */
+static int64_t scratch_of(const ss_model *m, const ss_parameter *p) {
+    return m->optim->scratch ? m->optim->scratch(m->hyper + p->group * SS_MAX_HYPER, &p->shape, m->kernels, m->backend, m->threads) : 0;
+}
+static int64_t extra_of(const ss_model *m, const ss_parameter *p) {
+    return m->optim->extra ? m->optim->extra(m->hyper + p->group * SS_MAX_HYPER, &p->shape) : 0;
+}
+
+/* Places of further state, scratch and sums of squares. */
+static ss_status lay_out_state(ss_model *m, ss_error *err) {
+    int trainable = 0;
+    for (int k = 0; m->optim && k < m->parameters; k++) {
+        ss_parameter *p = &m->parameter[k];
+        if (!p->trainable) continue;
+        trainable++;
+        p->square_offset = m->squares;
+        m->squares += ss_blocks(p->count);
+        p->extra_offset = m->extra_elements;
+        p->extra_count = extra_of(m, p);
+        m->scratch_elements = ss_max(m->scratch_elements, scratch_of(m, p));
+        if (!ss_add(m->extra_elements, ss_round_up(p->extra_count, UNIT), &m->extra_elements) || m->extra_elements > INT64_MAX / 16 ||
+            m->scratch_elements > INT64_MAX / 16)
+            return SS_FAIL(err, SS_ERR_MEMORY, "the optimizer's state of '%s' overflows the address space", p->name);
+    }
+    if (!m->complete) return SS_OK;
+    m->square = ss_calloc((size_t)(m->squares + trainable) + 1, sizeof *m->square);
+    return m->square ? SS_OK : SS_FAIL(err, SS_ERR_MEMORY, "no memory for %lld sums of squares", (long long)m->squares);
 }
 
 ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_options *o, ss_model **out, ss_error *err) {
@@ -51,7 +134,8 @@ ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_opt
     int64_t all = 0;
     ss_model *m = ss_calloc(1, sizeof *m);
     if (!m) goto no_memory;
-    *m = (ss_model){.transport = t, .isa = o->isa, .backend = o->backend, .threads = o->threads, .bf16 = o->bf16, .seed = o->seed, .kernels = ss_kernels_for(o->isa)};
+    *m = (ss_model){.transport = t, .isa = o->isa, .backend = o->backend, .threads = o->threads, .bf16 = o->bf16, .seed = o->seed, .kernels = ss_kernels_for(o->isa), .slow = -1, .mean = -1,
+                    .groups = o->groups + 1};
     atomic_flag_clear(&m->busy);
     if (!m->kernels) {
         status = SS_FAIL(err, SS_ERR_VALUE, "this processor does not run the instruction set '%s'", ss_isa_name(o->isa));
@@ -59,8 +143,10 @@ ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_opt
     }
     m->parameter = ss_calloc((size_t)g->parameters + 1, sizeof *m->parameter);
     m->state = ss_calloc((size_t)g->buffers + 1, sizeof *m->state);
+    m->hyper = ss_calloc((size_t)m->groups, SS_MAX_HYPER * sizeof *m->hyper);
+    m->derived = ss_calloc((size_t)m->groups, SS_MAX_DERIVED * sizeof *m->derived);
     placed = ss_calloc((size_t)g->parameters + 1, sizeof *placed);
-    if (!m->parameter || !m->state || !placed) goto no_memory;
+    if (!m->parameter || !m->state || !placed || !m->hyper || !m->derived) goto no_memory;
     m->parameters = g->parameters;
     m->states = g->buffers;
     for (int v = 0; v < g->values; v++) {
@@ -82,15 +168,21 @@ ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_opt
     }
     lay_out(m, g, placed);
     SS_TRY(choose_optimizer(m, o, err));
+    SS_TRY(make_runs(m, err));
+    SS_TRY(lay_out_state(m, err));
 
     ss_arena_plan plan = {0};
-    int64_t values, states, slot[SS_MAX_SLOTS], rounded = 0;
+    int64_t values, states, slot[SS_MAX_SLOTS + 2], extra = 0, scratch = 0, rounded = 0;
     SS_TRY(ss_region_add(&plan, 4 * ss_max(m->elements, UNIT), &values, err));
     SS_TRY(ss_region_add(&plan, 4 * ss_max(m->state_elements, UNIT), &states, err));
     for (int k = 0; k < m->slots; k++) SS_TRY(ss_region_add(&plan, 4 * ss_max(m->trainable, UNIT), &slot[k], err));
+    if (m->extra_elements) SS_TRY(ss_region_add(&plan, 4 * m->extra_elements, &extra, err));
+    if (m->scratch_elements) SS_TRY(ss_region_add(&plan, 4 * m->scratch_elements, &scratch, err));
     if (m->bf16) SS_TRY(ss_region_add(&plan, 4 * ss_max(m->elements, UNIT), &rounded, err));
     SS_TRY(ss_arena_create(&plan, &m->arena, err));
     if (m->bf16) m->rounded = ss_arena_at(m->arena, rounded);
+    if (m->extra_elements) m->extra = ss_arena_at(m->arena, extra);
+    if (m->scratch_elements) m->scratch = ss_arena_at(m->arena, scratch);
     m->values = ss_arena_at(m->arena, values);
     m->states_at = ss_arena_at(m->arena, states);
     for (int k = 0; k < m->slots; k++) m->slot[k] = ss_arena_at(m->arena, slot[k]);
@@ -112,6 +204,10 @@ void ss_model_free(ss_model *m) {
     ss_pool_free(m->single);
     ss_pool_free(m->pool);
     ss_arena_free(m->arena);
+    ss_free(m->square);
+    ss_free(m->run);
+    ss_free(m->derived);
+    ss_free(m->hyper);
     ss_free(m->state);
     ss_free(m->parameter);
     ss_free(m);
@@ -132,18 +228,85 @@ int ss_model_find_hyper(const ss_model *m, const char *name) {
     return -1;
 }
 
-ss_status ss_model_set_hyper(ss_model *m, const char *name, double value, ss_error *err) {
+/* Whether the state that was laid out is what these hyper-parameters need. */
+static bool fits(const ss_model *m) {
+    for (int g = 0; g < m->groups; g++)
+        if (m->optim->slots(m->hyper + g * SS_MAX_HYPER) > m->optim_slots) return false;
+    for (int k = 0; m->optim->whole && k < m->parameters; k++)
+        if (m->parameter[k].trainable && (extra_of(m, &m->parameter[k]) != m->parameter[k].extra_count || scratch_of(m, &m->parameter[k]) > m->scratch_elements)) return false;
+    return true;
+}
+
+ss_status ss_model_set_hyper(ss_model *m, int group, const char *name, double value, ss_error *err) {
     int at = ss_model_find_hyper(m, name);
+    if (group < 0 || group >= m->groups) return SS_FAIL(err, SS_ERR_VALUE, "there is no group %d of parameters: there are %d", group, m->groups);
     if (at < 0) return SS_FAIL(err, SS_ERR_VALUE, "optimizer %s has no argument '%s'", m->optim ? m->optim->name : "(none)", name);
     const ss_hyper_spec *spec = &m->optim->hypers[at];
     if (!(value >= spec->least && value <= spec->most))
         return SS_FAIL(err, SS_ERR_VALUE, "%s=%g is outside [%g, %g]", name, value, spec->least, spec->most);
-    double before = m->hyper[at];
-    m->hyper[at] = value;
-    if (m->arena && m->optim->slots(m->hyper) > m->slots) {
-        m->hyper[at] = before;
+    double *place = &m->hyper[group * SS_MAX_HYPER + at], before = *place;
+    *place = value;
+    if (m->arena && !fits(m)) {
+        *place = before;
         return SS_FAIL(err, SS_ERR_VALUE, "%s=%g needs optimizer state that this model was made without: compile again", name, value);
     }
+    return SS_OK;
+}
+
+ss_status ss_model_set_clip(ss_model *m, double norm, double value, ss_error *err) {
+    if (!(norm >= 0)) return SS_FAIL(err, SS_ERR_VALUE, "clip_norm=%g must be positive", norm);
+    if (!(value >= 0)) return SS_FAIL(err, SS_ERR_VALUE, "clip_value=%g must be positive", value);
+    if (norm > 0 && !m->complete) return SS_FAIL(err, SS_ERR_VALUE, "clip_norm=%g needs a model that was made with clip_norm: compile again", norm);
+    m->clip_norm = norm;
+    m->clip_value = value;
+    return SS_OK;
+}
+
+const char *ss_model_slot_name(const ss_model *m, int slot) {
+    if (slot == m->slow) return "slow";
+    if (slot == m->mean) return m->average == SS_AVERAGE_EMA ? "ema" : "swa_mean";
+    return m->optim->slot_names[slot];
+}
+
+/* ---- averages ---- */
+
+void ss_model_before_update(ss_model *m, int64_t begin, int64_t end) {
+    if (m->slow >= 0 && m->step == 0) memcpy(m->slot[m->slow] + begin, m->values + begin, (size_t)(end - begin) * 4);
+}
+
+void ss_model_after_update(ss_model *m, int64_t begin, int64_t end) {
+    int64_t step = m->step + 1, n = end - begin;
+    float *p = m->values + begin;
+    if (m->slow >= 0 && step % m->lookahead == 0) {
+        float *slow = m->slot[m->slow] + begin;
+        m->kernels->blend(n, slow, p, (float)m->lookahead_alpha);
+        memcpy(p, slow, (size_t)n * 4);
+    }
+    if (m->mean < 0) return;
+    double weight = 1;
+    if (m->average == SS_AVERAGE_EMA) {
+        double ramp = (double)(1 + step) / (double)(10 + step), decay = m->warmup && ramp < m->decay ? ramp : m->decay;
+        if (step > 1) weight = 1 - decay;
+    } else {
+        if (step < m->start || (step - m->start) % m->every) return;
+        weight = 1 / (double)((step - m->start) / m->every + 1);
+    }
+    float *mean = m->slot[m->mean] + begin;
+    if (weight == 1) memcpy(mean, p, (size_t)n * 4); /* the first one */
+    else m->kernels->blend(n, mean, p, (float)weight);
+}
+
+ss_status ss_model_swap_average(ss_model *m, ss_error *err) {
+    if (m->mean < 0) return SS_FAIL(err, SS_ERR_STATE, "this model was made without an average");
+    if (m->step < (m->average == SS_AVERAGE_SWA ? m->start : 1))
+        return SS_FAIL(err, SS_ERR_STATE, "there is no average yet: it begins with step %lld", (long long)(m->average == SS_AVERAGE_SWA ? m->start : 1));
+    float *p = m->values, *mean = m->slot[m->mean];
+    for (int64_t i = 0; i < m->trainable; i++) {
+        float swap = p[i];
+        p[i] = mean[i];
+        mean[i] = swap;
+    }
+    m->swapped = !m->swapped;
     return SS_OK;
 }
 
@@ -162,18 +325,20 @@ ss_status ss_model_broadcast(ss_model *m, ss_error *err) {
     struct {
         int64_t step;
         uint64_t seed;
-        double hyper[SS_MAX_HYPER];
-    } head = {.step = m->step, .seed = m->seed};
-    memcpy(head.hyper, m->hyper, sizeof head.hyper);
+        double clip_norm, clip_value;
+    } head = {.step = m->step, .seed = m->seed, .clip_norm = m->clip_norm, .clip_value = m->clip_value};
     ss_status status = ss_broadcast(m->transport, &head, sizeof head, 0, err);
     if (status == SS_OK) status = ss_broadcast(m->transport, m->values, (size_t)m->elements * 4, 0, err);
     if (status == SS_OK) status = ss_broadcast(m->transport, m->states_at, (size_t)m->state_elements * 4, 0, err);
     for (int k = 0; k < m->slots && status == SS_OK; k++) status = ss_broadcast(m->transport, m->slot[k], (size_t)m->trainable * 4, 0, err);
+    if (status == SS_OK && m->extra_elements) status = ss_broadcast(m->transport, m->extra, (size_t)m->extra_elements * 4, 0, err);
+    if (status == SS_OK) status = ss_broadcast(m->transport, m->hyper, (size_t)m->groups * SS_MAX_HYPER * sizeof *m->hyper, 0, err);
     if (status != SS_OK) return status;
     m->step = head.step;
     m->seed = head.seed;
-    if (m->optim && m->optim->slots(head.hyper) > m->slots)
+    m->clip_norm = m->complete ? head.clip_norm : 0;
+    m->clip_value = head.clip_value;
+    if (m->optim && !fits(m))
         return SS_FAIL(err, SS_ERR_VALUE, "rank 0's arguments of the optimizer need state that rank %d was made without", m->transport->rank);
-    memcpy(m->hyper, head.hyper, sizeof head.hyper);
     return SS_OK;
 }

@@ -267,6 +267,7 @@ ss_status ss_session_create(ss_model *m, const ss_graph *g, const ss_options *o,
     SS_TRY(make_joins(s, err));
     if (s->training) make_buckets(s);
     double update = s->training ? 4.0 * (double)m->trainable * (3 + 2 * m->slots) / UPDATE_BYTES_PER_SECOND : 0;
+    if (s->training && m->optim->whole) update *= 50; /* products of matrices and the like */
     s->single = p->seconds * s->schedule->sweeps + update < SINGLE_SECONDS;
     SS_TRY(make_arena(s, g, err));
     SS_TRY(make_exchange(s, err));

@@ -80,6 +80,8 @@ typedef struct ss_session {
     int set;            /* input set */
     int64_t batch;
     bool update;
+    bool whole_gradient; /* block 0 already holds the complete gradient */
+    double clip_scale;  /* what clip_norm makes of the gradient */
     float **destination; /* outputs are copied there, or NULL */
     ss_status status;
     ss_status lead[2]; /* what thread 0 announces, in turn */

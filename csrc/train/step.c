@@ -1,8 +1,10 @@
 /* One training or inference step. See train/session.h for its life. */
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 #include <time.h>
 #include "comm/collective.h"
+#include "kernels/blocks.h"
 #include "kernels/variant.h"
 #include "train/session.h"
 
@@ -145,13 +147,14 @@ static ss_status join_stat(ss_session *s, const ss_instruction *i, ss_error *err
 /* ---- the beginning of a step: labels, denominators, agreement ---- */
 
 /* What all ranks must have in common; a difference would leave some of them waiting for ever, or with other bits. */
-static const char *const common_names[] = {"batch", "step", "lanes", "trainable elements", "values of optimizer state per element", "update", "gradients", "instructions"};
+static const char *const common_names[] = {"batch", "step", "lanes", "trainable elements", "values of optimizer state per element", "update", "gradients", "instructions",
+                                           "groups of parameters", "floats of further optimizer state"};
 enum { COMMON = sizeof common_names / sizeof *common_names };
 
 typedef struct announcement {
     int32_t code;
     int64_t common[COMMON];
-    double hyper[SS_MAX_HYPER], derived[SS_MAX_DERIVED];
+    double hyper[SS_MAX_HYPER], clip_norm, clip_value; /* of group 0; those of further groups follow in a broadcast */
     char message[SS_ERROR_TEXT];
 } announcement;
 
@@ -182,12 +185,13 @@ static ss_status agree(ss_session *s, ss_status local, ss_error *err) {
     enum { STACK_RANKS = 16 };
     ss_model *m = s->model;
     announcement mine = {.code = local, .common = {s->batch, m->step, s->schedule->lanes, s->training ? m->trainable : 0, m->slots, s->update,
-                                                   s->training && s->gradients, s->program->instructions}}, own[STACK_RANKS];
+                                                   s->training && s->gradients, s->program->instructions, m->groups, m->extra_elements}}, own[STACK_RANKS];
     size_t offset[SS_MAX_LANES], size[SS_MAX_LANES];
     int ranks = m->transport->size;
     if (local != SS_OK && err) memcpy(mine.message, err->message, sizeof mine.message);
     memcpy(mine.hyper, m->hyper, sizeof mine.hyper);
-    memcpy(mine.derived, m->derived, sizeof mine.derived);
+    mine.clip_norm = m->clip_norm;
+    mine.clip_value = m->clip_value;
     /* In rounds of at most STACK_RANKS, so that the messages of thousands of ranks need no heap: everyone hears rank 0 and the first that failed. */
     ss_status worst = SS_OK;
     announcement first = mine, failed;
@@ -222,18 +226,23 @@ static ss_status agree(ss_session *s, ss_status local, ss_error *err) {
         return local != SS_OK ? local : worst;
     }
     memcpy(m->hyper, first.hyper, sizeof first.hyper);
-    memcpy(m->derived, first.derived, sizeof first.derived);
+    m->clip_norm = first.clip_norm;
+    m->clip_value = first.clip_value;
+    if (m->groups > 1 && s->update) return ss_broadcast(m->transport, m->hyper + SS_MAX_HYPER, (size_t)(m->groups - 1) * SS_MAX_HYPER * sizeof *m->hyper, 0, err);
     return SS_OK;
 }
 
 static ss_status begin_step(ss_session *s, ss_status local, ss_error *err) {
     const ss_program *p = s->program;
     ss_status status = local;
-    if (s->training && s->model->optim->prepare) /* rank 0's result counts: libm differs between machines */
-        s->model->optim->prepare(s->model->hyper, s->model->step + 1, s->model->derived);
+    ss_model *m = s->model;
+    if (status == SS_OK && s->update && m->swapped)
+        status = SS_FAIL(err, SS_ERR_STATE, "the averages stand in the place of the parameters: exchange them back before training goes on");
     if (status == SS_OK) status = prepare_local(s, err);
     if (s->model->transport->size > 1) status = agree(s, status, err);
     if (status != SS_OK) return status;
+    for (int g = 0; s->training && m->optim->prepare && g < m->groups; g++) /* from rank 0's hyper-parameters, the same bits on every machine */
+        m->optim->prepare(m->hyper + g * SS_MAX_HYPER, m->step + 1, m->derived + g * SS_MAX_DERIVED);
     for (int k = 0; k < p->prepares; k++) {
         float total = 0;
         status = join_lanes(s, s->join[0], NULL, NULL, false, 1, s->lane_value + (int64_t)k * s->schedule->lanes, &total, err);
@@ -452,15 +461,103 @@ static ss_status join_segment(ss_session *s, int segment, ss_error *err) {
     return SS_OK;
 }
 
+enum { UPDATE_BLOCK = 4096 };
+
 /* One update of elements [begin, end) of the parameters from the gradient in block 0, shared by the threads. */
 static void update(const walk *w, int64_t begin, int64_t end) {
     ss_model *m = w->s->model;
     int64_t from, to;
     ss_split(end - begin, 16, w->thread, w->threads, &from, &to);
-    if (from == to) return;
-    float *slot[SS_MAX_SLOTS];
-    for (int k = 0; k < m->slots; k++) slot[k] = m->slot[k] + begin + from;
-    m->optim->update(to - from, m->values + begin + from, w->s->gradient + begin + from, slot, m->hyper, m->derived, m->step + 1);
+    to += begin;
+    int low = 0, high = m->runs; /* the run that holds the first element */
+    while (low + 1 < high) {
+        int middle = (low + high) / 2;
+        if (m->run[middle].begin <= begin + from) low = middle;
+        else high = middle;
+    }
+    /* Clipping and averages take the elements while they are in the cache. */
+    const bool passes = m->mean >= 0 || m->slow >= 0 || (m->clip_value > 0 && !m->complete);
+    for (int64_t at = begin + from; at < to;) {
+        while (m->run[low].end <= at) low++;
+        int64_t stop = ss_min(to, m->run[low].end);
+        if (passes) stop = ss_min(stop, at + UPDATE_BLOCK);
+        float *slot[SS_MAX_SLOTS], *gradient = w->s->gradient + at;
+        int group = m->run[low].group;
+        for (int k = 0; k < m->optim_slots; k++) slot[k] = m->slot[k] + at;
+        if (m->clip_value > 0 && !m->complete) m->kernels->clamp(stop - at, gradient, (float)m->clip_value);
+        ss_model_before_update(m, at, stop);
+        m->optim->update(stop - at, m->values + at, gradient, slot, m->hyper + group * SS_MAX_HYPER, m->derived + group * SS_MAX_DERIVED, m->step + 1);
+        ss_model_after_update(m, at, stop);
+        at = stop;
+    }
+}
+
+/* The root of the sum of the squares of all gradients: parameters in the graph's order, and in each of them its blocks. */
+static double gradient_norm(ss_model *m) {
+    double *each = m->square + m->squares;
+    int64_t count = 0;
+    for (int k = 0; k < m->parameters; k++)
+        if (m->parameter[k].trainable) each[count++] = ss_tree_sum(m->square + m->parameter[k].square_offset, ss_blocks(m->parameter[k].count));
+    return sqrt(ss_tree_sum(each, count));
+}
+
+/* Clips the complete gradient in place, as torch.nn.utils.clip_grad_value_ and then clip_grad_norm_. */
+static void clip(walk *w) {
+    ss_session *s = w->s;
+    ss_model *m = s->model;
+    int64_t from, to, first, past;
+    ss_split(m->trainable, 16, w->thread, w->threads, &from, &to);
+    if (m->clip_value > 0) {
+        m->kernels->clamp(to - from, s->gradient + from, (float)m->clip_value);
+        meet(w);
+    }
+    if (!(m->clip_norm > 0)) return;
+    ss_split(m->squares, 1, w->thread, w->threads, &first, &past);
+    for (int k = 0; k < m->parameters; k++) {
+        const ss_parameter *p = &m->parameter[k];
+        if (!p->trainable) continue;
+        int64_t b = ss_max(first - p->square_offset, 0), end = ss_min(past - p->square_offset, ss_blocks(p->count));
+        for (; b < end; b++) {
+            const float *x = s->gradient + p->offset + b * SS_BLOCK;
+            m->square[p->square_offset + b] = (double)m->kernels->dot(ss_min(SS_BLOCK, p->count - b * SS_BLOCK), x, x);
+        }
+    }
+    meet(w);
+    if (w->thread == 0) {
+        m->gradient_norm = gradient_norm(m);
+        double scale = m->clip_norm / (m->gradient_norm + 1e-6);
+        s->clip_scale = scale > 1 ? 1 : scale;
+        if (m->clip_norm > 1e300) s->clip_scale = 1; /* infinity: only measured */
+    }
+    meet(w);
+    if (s->clip_scale != 1) m->kernels->scale(to - from, s->gradient + from, (float)s->clip_scale);
+    meet(w);
+}
+
+/* Every parameter in turn, all threads at each of its phases. */
+static void update_whole(walk *w) {
+    ss_session *s = w->s;
+    ss_model *m = s->model;
+    int64_t from, to;
+    ss_split(m->trainable, 16, w->thread, w->threads, &from, &to);
+    ss_model_before_update(m, from, to);
+    meet(w);
+    for (int k = 0; k < m->parameters; k++) {
+        const ss_parameter *p = &m->parameter[k];
+        if (!p->trainable || !p->count) continue;
+        float *slot[SS_MAX_SLOTS];
+        for (int j = 0; j < m->optim_slots; j++) slot[j] = m->slot[j] + p->offset;
+        ss_whole whole = {.shape = &p->shape, .count = p->count, .param = m->values + p->offset, .grad = s->gradient + p->offset, .slot = slot,
+                          .extra = m->extra + p->extra_offset, .scratch = m->scratch, .hyper = m->hyper + p->group * SS_MAX_HYPER,
+                          .derived = m->derived + p->group * SS_MAX_DERIVED, .step = m->step + 1, .kernels = m->kernels, .backend = m->backend,
+                          .thread = w->thread, .threads = w->threads};
+        int phases = m->optim->phases(whole.hyper, whole.shape);
+        for (; whole.phase < phases; whole.phase++) {
+            m->optim->whole(&whole);
+            meet(w);
+        }
+    }
+    ss_model_after_update(m, from, to);
 }
 
 static void add_extras(const walk *w, int bucket, int64_t begin, int64_t end) {
@@ -472,6 +569,30 @@ static void add_extras(const walk *w, int bucket, int64_t begin, int64_t end) {
         float *home = s->gradient + begin, *more = home + s->extra[x].offset;
         for (int64_t e = from; e < to; e++) home[e] += more[e];
     }
+}
+
+static ss_status gather_pieces(ss_session *s, float *vector, ss_error *err);
+
+/* The end of a step in which every rank updates all parameters itself: the folded gradient goes to all ranks, which costs as much as sending the parameters would. */
+static void finish_complete(walk *w) {
+    ss_session *s = w->s;
+    ss_error *err = &s->error;
+    for (int b = 0; b < s->buckets && s->extras; b++) {
+        int64_t begin = s->bucket[b].begin, end = s->bucket[b].end;
+        if (s->bucket[b].extra) continue;
+        if (s->exchange) ss_exchange_piece(s->exchange, b, s->schedule->rank, &begin, &end);
+        add_extras(w, b, begin, end);
+    }
+    meet(w);
+    if (s->exchange) {
+        LEAD(w, ss_exchange_end(s->exchange, err));
+        if (s->update) LEAD(w, gather_pieces(s, s->gradient, err));
+        if (w->thread == 0) s->whole_gradient = s->update;
+    }
+    if (!s->update) return;
+    clip(w);
+    if (s->model->optim->whole) update_whole(w);
+    else update(w, 0, s->model->trainable);
 }
 
 /* Folds, updates and gathers. On one rank block 0 of the gradient is complete as it lies. */
@@ -487,6 +608,10 @@ static void finish_gradients(walk *w) {
             ss_exchange_fold(s->exchange, b, begin + from, begin + to, s->gradient);
             meet(w);
         }
+    }
+    if (s->model->complete) {
+        finish_complete(w);
+        return;
     }
     if (!s->exchange && !s->extras) { /* one pass over everything */
         if (s->update) update(w, 0, s->model->trainable);
@@ -524,7 +649,7 @@ static ss_status gather_pieces(ss_session *s, float *vector, ss_error *err) {
 
 ss_status ss_session_gather_slots(ss_session *s, ss_error *err) {
     ss_status status = SS_OK;
-    for (int k = 0; s->exchange && k < s->model->slots && status == SS_OK; k++) status = gather_pieces(s, s->model->slot[k], err);
+    for (int k = 0; s->exchange && !s->model->complete && k < s->model->slots && status == SS_OK; k++) status = gather_pieces(s, s->model->slot[k], err);
     return status;
 }
 
@@ -628,6 +753,7 @@ ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool do_update,
     s->set = set;
     s->batch = batch;
     s->update = do_update && s->training;
+    s->whole_gradient = false;
     s->destination = outputs;
     s->status = s->host_status = SS_OK;
     if (s->schedule->batch != batch) {
@@ -643,7 +769,7 @@ ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool do_update,
         if (err) *err = s->error;
     }
     if (status == SS_OK) status = ss_arena_check(s->arena, err); /* red zones of the regions; nothing in release builds */
-    if (status == SS_OK && s->exchange && s->gradients) status = gather_pieces(s, s->gradient, err);
+    if (status == SS_OK && s->exchange && s->gradients && !s->whole_gradient) status = gather_pieces(s, s->gradient, err);
     if (status == SS_OK && s->program->results) status = finish_results(s, results ? results : s->unread, err);
     if (status != SS_OK) {
         s->model->broken |= s->training;
