@@ -1,14 +1,17 @@
-/* 2-d convolution, native backend: direct, channels last, without im2col.
+/* Convolution over one to three axes, native backend: direct, channels last, without im2col. 1-d and 2-d are 3-d with extents of 1.
  *
  * All three passes are matrix products whose left operand is an image read through tables of offsets (conv2d_tile.h). A sample whose taps reach outside is first
  * copied into a buffer with a border of zeros, one buffer a thread; others are read in place.
  *
- *   forward          rows: output positions             steps: (kh, kw, c)      B: weight, packed
- *   gradient of x    rows: positions of x of one class  steps: (kh, kw, o)      B: weight, packed by classes
- *   gradient of w    rows: (kh, kw, c)                  steps: positions        B: gradient of y, in place
+ *   forward          rows: output positions             steps: (kd, kh, kw, c)      B: weight, packed
+ *   gradient of x    rows: positions of x of one class  steps: (kd, kh, kw, o)      B: weight, packed by classes
+ *   gradient of w    rows: (kd, kh, kw, c)              steps: positions            B: gradient of y, in place
  *
- * With a stride s the positions of x fall into s*s classes by (h + pad) mod s; each class meets its own taps and no others, so nothing is multiplied by the zeros
- * between the outputs. Small images are taken several samples at a time (conv_map.samples), which fills the tiles.
+ * With a stride s the positions of x fall into s*s (3-d: s*s*s) classes by (h + pad) mod s; each class meets its own taps and no others, so nothing is multiplied by
+ * the zeros between the outputs. Small images are taken several samples at a time (conv_map.samples), which fills the tiles.
+ *
+ * Where each output channel reads one channel of x (depthwise), vectors run across channels instead (conv2d_depthwise.h). With a multiplier m each channel of x stands
+ * m times in the buffer, and for the gradient of x the m outputs of a channel stand in m planes of a position: so channels of both operands always run together.
  */
 #include "kernels/conv2d_blas.h"
 
@@ -16,9 +19,13 @@
 #include <string.h>
 
 #include "base/shape.h"
+#include "kernels/conv2d_depthwise.h"
 #include "kernels/conv2d_naive.h"
-#include "kernels/conv2d_tile.h"
 #include "kernels/internal.h"
+
+/* The same on every instruction set, so that the openblas backend, which leaves these convolutions to the native one, has the same bits on all. */
+static bool depthwise(const ss_conv2d *p) { return p->groups > 1 && p->groups == p->channels && p->out_channels / p->groups < 16; }
+static bool openblas(const ss_conv2d *p) { return p->backend == SS_BACKEND_OPENBLAS && !depthwise(p); }
 
 #ifdef SS_CONV_VECTOR
 
@@ -32,10 +39,13 @@ typedef struct conv_class {
 
 /* A pass that maps a source image to a destination image. Offsets `at_*` are in floats from the start of the scratch. */
 typedef struct conv_map {
-    int64_t source_h, source_w, source_c, dest_c, group_source, group_dest; /* of one sample, channels of all groups and of one */
-    int64_t first_h, first_w, padded_h, padded_w; /* the part of the source that taps reach, from (first_h, first_w) on; may stick out */
-    bool copied;
-    int64_t row_step;   /* floats between image rows of what the tables point into */
+    int64_t source_d, source_h, source_w, source_c, dest_c, group_source, group_dest; /* of one sample, channels of all groups and of one */
+    int64_t first_d, first_h, first_w, padded_d, padded_h, padded_w; /* the part of the source that taps reach, from (first_d, first_h, first_w) on; may stick out */
+    bool depthwise, copied;
+    int64_t repeat, planes; /* depthwise: how often each channel stands in the buffer; into how many planes the channels of a position are sorted */
+    int64_t view_c;         /* channels of what the tables point into */
+    int64_t channel_step;   /* floats between the channels of a group there */
+    int64_t row_step, plane_step; /* floats between its image rows, and between its planes of height x width */
     int64_t sample_step; /* floats between its samples */
     int64_t source_size, dest_size, rows, steps, samples, classes;
     int64_t at_class, at_row, at_out, at_step, at_packed, at_buffer, buffer, end;
@@ -48,35 +58,45 @@ static int64_t take(int64_t *at, int64_t floats) {
 }
 
 static int64_t vector_round(int64_t n) { return ss_round_up(n, VEC_WIDTH); }
+static int64_t taps_of(const ss_conv2d *p) { return p->kernel_d * p->kernel_h * p->kernel_w; }
 
 /* Lays out the tables from `at` on; weights are packed and buffers kept only where the pass needs them. */
 static void map_layout(conv_map *m, const ss_conv2d *p, int64_t at, bool packed, int threads) {
-    m->source_size = m->source_h * m->source_w * m->source_c;
-    m->copied = m->first_h < 0 || m->first_w < 0 || m->first_h + m->padded_h > m->source_h || m->first_w + m->padded_w > m->source_w;
-    m->row_step = (m->copied ? m->padded_w : m->source_w) * m->source_c;
-    m->sample_step = m->copied ? m->padded_h * m->row_step : m->source_size;
+    bool sticks_out = m->first_d < 0 || m->first_h < 0 || m->first_w < 0 || m->first_d + m->padded_d > m->source_d || m->first_h + m->padded_h > m->source_h ||
+                      m->first_w + m->padded_w > m->source_w;
+    m->source_size = m->source_d * m->source_h * m->source_w * m->source_c;
+    m->copied = sticks_out || m->repeat > 1 || m->planes > 1;
+    m->view_c = m->source_c * m->repeat;
+    m->channel_step = m->view_c / m->planes;
+    if (!m->depthwise) m->channel_step = 1;
+    m->row_step = (m->copied ? m->padded_w : m->source_w) * m->view_c;
+    m->plane_step = (m->copied ? m->padded_h : m->source_h) * m->row_step;
+    m->sample_step = m->copied ? m->padded_d * m->plane_step : m->source_size;
     m->samples = m->rows >= CHUNK_POSITIONS ? 1 : (CHUNK_POSITIONS + m->rows - 1) / m->rows;
-    m->steps = p->kernel_h * p->kernel_w * m->group_source;
+    m->steps = taps_of(p) * m->group_source;
     const int64_t words = sizeof(int64_t) / sizeof(float);
     m->at_class = take(&at, m->classes * 4 * words);
     m->at_row = take(&at, m->rows * m->samples * words);
     m->at_out = take(&at, m->rows * m->samples * words);
     m->at_step = take(&at, m->steps * words);
-    m->at_packed = take(&at, packed ? p->groups * m->steps * vector_round(m->group_dest) : 0);
+    m->at_packed = take(&at, !packed ? 0 : m->depthwise ? m->steps * vector_round(m->dest_c) : p->groups * m->steps * vector_round(m->group_dest));
     m->buffer = m->copied ? ss_round_up(m->samples * m->sample_step, 16) : 0;
     m->at_buffer = take(&at, m->buffer * threads);
     m->end = at;
 }
 
 static conv_map map_forward(const ss_conv2d *p, int64_t at, bool packed, int threads) {
-    conv_map m = {.source_h = p->height, .source_w = p->width, .source_c = p->channels, .dest_c = p->out_channels};
+    conv_map m = {.source_d = p->depth, .source_h = p->height, .source_w = p->width, .source_c = p->channels, .dest_c = p->out_channels, .depthwise = depthwise(p), .planes = 1};
     m.group_source = p->channels / p->groups;
     m.group_dest = p->out_channels / p->groups;
+    m.repeat = m.depthwise ? m.group_dest : 1;
+    m.first_d = -p->pad_d;
     m.first_h = -p->pad_h;
     m.first_w = -p->pad_w;
+    m.padded_d = (p->out_depth - 1) * p->stride_d + (p->kernel_d - 1) * p->dilation_d + 1;
     m.padded_h = (p->out_height - 1) * p->stride_h + (p->kernel_h - 1) * p->dilation_h + 1;
     m.padded_w = (p->out_width - 1) * p->stride_w + (p->kernel_w - 1) * p->dilation_w + 1;
-    m.rows = p->out_height * p->out_width;
+    m.rows = p->out_depth * p->out_height * p->out_width;
     m.dest_size = m.rows * m.dest_c;
     m.classes = 1;
     map_layout(&m, p, at, packed, threads);
@@ -84,70 +104,90 @@ static conv_map map_forward(const ss_conv2d *p, int64_t at, bool packed, int thr
 }
 
 static conv_map map_grad_x(const ss_conv2d *p, int64_t at, int threads) {
-    conv_map m = {.source_h = p->out_height, .source_w = p->out_width, .source_c = p->out_channels, .dest_c = p->channels};
+    conv_map m = {.source_d = p->out_depth, .source_h = p->out_height, .source_w = p->out_width, .source_c = p->out_channels, .dest_c = p->channels, .depthwise = depthwise(p), .repeat = 1};
     m.group_source = p->out_channels / p->groups;
     m.group_dest = p->channels / p->groups;
+    m.planes = m.depthwise ? m.group_source : 1;
     /* Position h of x meets output (h + pad) / s - kh*d / s, both divisions rounded down. */
+    m.first_d = p->pad_d / p->stride_d - (p->kernel_d - 1) * p->dilation_d / p->stride_d;
     m.first_h = p->pad_h / p->stride_h - (p->kernel_h - 1) * p->dilation_h / p->stride_h;
     m.first_w = p->pad_w / p->stride_w - (p->kernel_w - 1) * p->dilation_w / p->stride_w;
+    m.padded_d = (p->pad_d + p->depth - 1) / p->stride_d - m.first_d + 1;
     m.padded_h = (p->pad_h + p->height - 1) / p->stride_h - m.first_h + 1;
     m.padded_w = (p->pad_w + p->width - 1) / p->stride_w - m.first_w + 1;
-    m.rows = p->height * p->width;
+    m.rows = p->depth * p->height * p->width;
     m.dest_size = m.rows * m.dest_c;
-    m.classes = p->stride_h * p->stride_w;
+    m.classes = p->stride_d * p->stride_h * p->stride_w;
     map_layout(&m, p, at, true, threads);
     return m;
 }
 
-/* Offset of image row h, column w (coordinates of the source) in what the tables point into. */
-static int64_t map_offset(const conv_map *m, int64_t h, int64_t w) {
-    return m->copied ? (h - m->first_h) * m->row_step + (w - m->first_w) * m->source_c : h * m->row_step + w * m->source_c;
+/* Offset of plane d, image row h, column w (coordinates of the source) in what the tables point into. */
+static int64_t map_offset(const conv_map *m, int64_t d, int64_t h, int64_t w) {
+    if (m->copied) d -= m->first_d, h -= m->first_h, w -= m->first_w;
+    return d * m->plane_step + h * m->row_step + w * m->view_c;
 }
 
 static void fill_forward(const ss_conv2d *p, const conv_map *m) {
     int64_t *row = (int64_t *)(p->scratch + m->at_row), *out = (int64_t *)(p->scratch + m->at_out), *step = (int64_t *)(p->scratch + m->at_step);
     *(conv_class *)(p->scratch + m->at_class) = (conv_class){0, m->rows, 0, m->steps};
     for (int64_t n = 0; n < m->samples; n++)
-        for (int64_t oh = 0; oh < p->out_height; oh++)
-            for (int64_t ow = 0; ow < p->out_width; ow++) {
-                *row++ = n * m->sample_step + map_offset(m, oh * p->stride_h - p->pad_h, ow * p->stride_w - p->pad_w);
-                *out++ = n * m->dest_size + (oh * p->out_width + ow) * m->dest_c;
-            }
-    for (int64_t kh = 0; kh < p->kernel_h; kh++)
-        for (int64_t kw = 0; kw < p->kernel_w; kw++)
-            for (int64_t c = 0; c < m->group_source; c++) *step++ = kh * p->dilation_h * m->row_step + kw * p->dilation_w * m->source_c + c;
+        for (int64_t od = 0; od < p->out_depth; od++)
+            for (int64_t oh = 0; oh < p->out_height; oh++)
+                for (int64_t ow = 0; ow < p->out_width; ow++) {
+                    *row++ = n * m->sample_step + map_offset(m, od * p->stride_d - p->pad_d, oh * p->stride_h - p->pad_h, ow * p->stride_w - p->pad_w);
+                    *out++ = n * m->dest_size + ((od * p->out_height + oh) * p->out_width + ow) * m->dest_c;
+                }
+    for (int64_t kd = 0; kd < p->kernel_d; kd++)
+        for (int64_t kh = 0; kh < p->kernel_h; kh++)
+            for (int64_t kw = 0; kw < p->kernel_w; kw++)
+                for (int64_t c = 0; c < m->group_source; c++) *step++ = kd * p->dilation_d * m->plane_step + kh * p->dilation_h * m->row_step + kw * p->dilation_w * m->view_c + c;
 }
 
 /* The first position h >= 0 of x with (h + pad) mod s = remainder. */
 static int64_t class_first(int64_t remainder, int64_t pad, int64_t stride) { return (remainder + stride - pad % stride) % stride; }
 
+/* The remainders of a class, and whether a tap belongs to it. */
+typedef struct conv_rest {
+    int64_t d, h, w;
+} conv_rest;
+static conv_rest class_rest(const ss_conv2d *p, int64_t class) {
+    return (conv_rest){class / (p->stride_w * p->stride_h), class / p->stride_w % p->stride_h, class % p->stride_w};
+}
+static bool tap_in_class(const ss_conv2d *p, conv_rest rest, int64_t tap) {
+    int64_t kd = tap / (p->kernel_w * p->kernel_h), kh = tap / p->kernel_w % p->kernel_h, kw = tap % p->kernel_w;
+    return kd * p->dilation_d % p->stride_d == rest.d && kh * p->dilation_h % p->stride_h == rest.h && kw * p->dilation_w % p->stride_w == rest.w;
+}
+
 static void fill_grad_x(const ss_conv2d *p, const conv_map *m) {
     int64_t *row = (int64_t *)(p->scratch + m->at_row), *out = (int64_t *)(p->scratch + m->at_out), *step = (int64_t *)(p->scratch + m->at_step);
     conv_class *class = (conv_class *)(p->scratch + m->at_class);
     int64_t rows = 0, steps = 0;
-    for (int64_t rh = 0; rh < p->stride_h; rh++)
-        for (int64_t rw = 0; rw < p->stride_w; rw++, class++) {
-            int64_t first_h = class_first(rh, p->pad_h, p->stride_h), first_w = class_first(rw, p->pad_w, p->stride_w), count = 0;
-            class->row_begin = rows;
-            class->step_begin = steps;
-            for (int64_t n = 0; n < m->samples; n++)
+    for (int64_t i = 0; i < m->classes; i++, class++) {
+        conv_rest rest = class_rest(p, i);
+        int64_t first_d = class_first(rest.d, p->pad_d, p->stride_d), first_h = class_first(rest.h, p->pad_h, p->stride_h), first_w = class_first(rest.w, p->pad_w, p->stride_w);
+        int64_t count = 0;
+        class->row_begin = rows;
+        class->step_begin = steps;
+        for (int64_t n = 0; n < m->samples; n++)
+            for (int64_t d = first_d; d < p->depth; d += p->stride_d)
                 for (int64_t h = first_h; h < p->height; h += p->stride_h)
                     for (int64_t w = first_w; w < p->width; w += p->stride_w) {
-                        *row++ = n * m->sample_step + map_offset(m, (h + p->pad_h) / p->stride_h, (w + p->pad_w) / p->stride_w);
-                        *out++ = n * m->dest_size + (h * p->width + w) * m->dest_c;
+                        *row++ = n * m->sample_step + map_offset(m, (d + p->pad_d) / p->stride_d, (h + p->pad_h) / p->stride_h, (w + p->pad_w) / p->stride_w);
+                        *out++ = n * m->dest_size + ((d * p->height + h) * p->width + w) * m->dest_c;
                         count++;
                     }
-            for (int64_t kh = 0; kh < p->kernel_h; kh++)
-                for (int64_t kw = 0; kw < p->kernel_w; kw++) {
-                    if (kh * p->dilation_h % p->stride_h != rh || kw * p->dilation_w % p->stride_w != rw) continue;
-                    int64_t tap = -(kh * p->dilation_h / p->stride_h * m->row_step + kw * p->dilation_w / p->stride_w * m->source_c);
-                    for (int64_t o = 0; o < m->group_source; o++) *step++ = tap + o;
-                    steps += m->group_source;
-                }
-            rows += count / m->samples;
-            class->row_end = rows;
-            class->step_end = steps;
+        for (int64_t tap = 0; tap < taps_of(p); tap++) {
+            if (!tap_in_class(p, rest, tap)) continue;
+            int64_t kd = tap / (p->kernel_w * p->kernel_h), kh = tap / p->kernel_w % p->kernel_h, kw = tap % p->kernel_w;
+            int64_t place = -(kd * p->dilation_d / p->stride_d * m->plane_step + kh * p->dilation_h / p->stride_h * m->row_step + kw * p->dilation_w / p->stride_w * m->view_c);
+            for (int64_t o = 0; o < m->group_source; o++) *step++ = place + o * m->channel_step;
+            steps += m->group_source;
         }
+        rows += count / m->samples;
+        class->row_end = rows;
+        class->step_end = steps;
+    }
     assert(rows == m->rows && steps == m->steps);
 }
 
@@ -164,37 +204,50 @@ static void pack_row(const conv_map *m, float *packed, int64_t class_steps, int6
     }
 }
 
+/* Depthwise: a step is a row of all channels. */
+static void pack_channels(const conv_map *m, float *packed, int64_t t, const float *weight, int64_t stride) {
+    int64_t width = vector_round(m->dest_c);
+    float *to = packed + t * width;
+    for (int64_t j = 0; j < m->dest_c; j++) to[j] = weight[j * stride];
+    for (int64_t j = m->dest_c; j < width; j++) to[j] = 0;
+}
+
 static void pack_forward(const ss_conv2d *p, const conv_map *m, int thread, int threads) {
-    int64_t begin, end, taps = p->kernel_h * p->kernel_w;
-    ss_split(p->groups * m->steps, 1, thread, threads, &begin, &end);
+    int64_t begin, end, taps = taps_of(p);
+    ss_split((m->depthwise ? 1 : p->groups) * m->steps, 1, thread, threads, &begin, &end);
     for (int64_t i = begin; i < end; i++) {
+        if (m->depthwise) {
+            pack_channels(m, p->scratch + m->at_packed, i, p->weight + i, taps);
+            continue;
+        }
         int64_t group = i / m->steps, t = i % m->steps, tap = t / m->group_source, c = t % m->group_source;
         pack_row(m, p->scratch + m->at_packed + group * m->steps * vector_round(m->group_dest), m->steps, t,
                  p->weight + (group * m->group_dest * m->group_source + c) * taps + tap, m->group_source * taps);
     }
 }
 
+/* The taps of a group, class after class, are dealt to threads. */
 static void pack_grad_x(const ss_conv2d *p, const conv_map *m, int thread, int threads) {
-    int64_t begin, end, taps = p->kernel_h * p->kernel_w, i = 0, first = 0;
-    ss_split(p->groups * taps, 1, thread, threads, &begin, &end);
-    for (int64_t group = 0; group < p->groups; group++, first = 0)
-        for (int64_t rh = 0; rh < p->stride_h; rh++)
-            for (int64_t rw = 0; rw < p->stride_w; rw++) {
-                int64_t class_taps = 0, t = 0;
-                for (int64_t tap = 0; tap < taps; tap++)
-                    class_taps += tap / p->kernel_w * p->dilation_h % p->stride_h == rh && tap % p->kernel_w * p->dilation_w % p->stride_w == rw;
-                float *packed = p->scratch + m->at_packed + (group * m->steps + first * m->group_source) * vector_round(m->group_dest);
-                for (int64_t tap = 0; tap < taps; tap++) {
-                    if (tap / p->kernel_w * p->dilation_h % p->stride_h != rh || tap % p->kernel_w * p->dilation_w % p->stride_w != rw) continue;
-                    if (i >= begin && i < end)
-                        for (int64_t o = 0; o < m->group_source; o++)
-                            pack_row(m, packed, class_taps * m->group_source, t * m->group_source + o,
-                                     p->weight + (group * m->group_source + o) * m->group_dest * taps + tap, taps);
-                    i++;
-                    t++;
+    int64_t begin, end, taps = taps_of(p), i = 0, groups = m->depthwise ? 1 : p->groups;
+    ss_split(groups * taps, 1, thread, threads, &begin, &end);
+    for (int64_t group = 0; group < groups; group++)
+        for (int64_t class = 0, first = 0; class < m->classes; class++) {
+            conv_rest rest = class_rest(p, class);
+            int64_t class_taps = 0, t = 0;
+            for (int64_t tap = 0; tap < taps; tap++) class_taps += tap_in_class(p, rest, tap);
+            float *packed = p->scratch + m->at_packed + (group * m->steps + first * m->group_source) * vector_round(m->depthwise ? m->dest_c : m->group_dest);
+            for (int64_t tap = 0; tap < taps; tap++) {
+                if (!tap_in_class(p, rest, tap)) continue;
+                for (int64_t o = 0; o < m->group_source && i >= begin && i < end; o++) {
+                    if (m->depthwise) pack_channels(m, packed, t * m->group_source + o, p->weight + o * taps + tap, m->group_source * taps);
+                    else
+                        pack_row(m, packed, class_taps * m->group_source, t * m->group_source + o, p->weight + (group * m->group_source + o) * m->group_dest * taps + tap, taps);
                 }
-                first += class_taps;
+                i++;
+                t++;
             }
+            first += class_taps;
+        }
 }
 
 static float *thread_buffer(const ss_conv2d *p, const conv_map *m, int thread) {
@@ -204,16 +257,32 @@ static float *thread_buffer(const ss_conv2d *p, const conv_map *m, int thread) {
     return buffer;
 }
 
+/* `count` positions, the channels repeated or sorted into planes. */
+static void load_positions(const conv_map *m, const float *source, int64_t count, float *to) {
+    if (m->repeat == 1 && m->planes == 1) {
+        memcpy(to, source, (size_t)(count * m->source_c) * sizeof(float));
+    } else if (m->planes == 1) {
+        for (int64_t i = 0; i < count * m->source_c; i++)
+            for (int64_t j = 0; j < m->repeat; j++) *to++ = source[i];
+    } else {
+        for (int64_t i = 0; i < count; i++, source += m->source_c, to += m->source_c)
+            for (int64_t j = 0; j < m->planes; j++)
+                for (int64_t c = 0; c < m->channel_step; c++) to[j * m->channel_step + c] = source[c * m->planes + j];
+    }
+}
+
 /* `count` samples as the tables see them: the image itself, or its copy inside the border. */
 static const float *load_samples(const conv_map *m, const float *source, int64_t count, float *buffer) {
     if (!m->copied) return source;
+    int64_t d0 = ss_max(m->first_d, 0), d1 = ss_min(m->first_d + m->padded_d, m->source_d);
     int64_t h0 = ss_max(m->first_h, 0), h1 = ss_min(m->first_h + m->padded_h, m->source_h);
     int64_t w0 = ss_max(m->first_w, 0), w1 = ss_min(m->first_w + m->padded_w, m->source_w);
     if (w1 <= w0) return buffer;
     for (int64_t n = 0; n < count; n++)
-        for (int64_t h = h0; h < h1; h++)
-            memcpy(buffer + n * m->sample_step + map_offset(m, h, w0), source + n * m->source_size + (h * m->source_w + w0) * m->source_c,
-                   (size_t)((w1 - w0) * m->source_c) * sizeof(float));
+        for (int64_t d = d0; d < d1; d++)
+            for (int64_t h = h0; h < h1; h++)
+                load_positions(m, source + n * m->source_size + ((d * m->source_h + h) * m->source_w + w0) * m->source_c, w1 - w0,
+                               buffer + n * m->sample_step + map_offset(m, d, h, w0));
     return buffer;
 }
 
@@ -235,7 +304,13 @@ static void map_run(const ss_conv2d *p, const conv_map *m, const float *source, 
             /* The positions of a class stand together in the tables, sample after sample. */
             int64_t r0 = ss_max(lo, count * class[j].row_begin), r1 = ss_min(hi, count * class[j].row_end);
             int64_t table = (m->samples - count) * class[j].row_begin, steps = class[j].step_end - class[j].step_begin;
-            for (int64_t r = r0; r < r1; r += BLOCK_ROWS)
+            for (int64_t r = r0; r < r1 && m->depthwise; r += BLOCK_ROWS) {
+                depthwise_block block = {.a = a, .row_off = row + table + r, .step_off = step + class[j].step_begin, .m = ss_min(BLOCK_ROWS, r1 - r), .n = m->dest_c, .steps = steps,
+                                         .b = packed + class[j].step_begin * vector_round(m->dest_c), .b_step = vector_round(m->dest_c), .c = dest + first * m->dest_size,
+                                         .c_off = out + table + r, .bias = bias};
+                depthwise_block_run(&block);
+            }
+            for (int64_t r = r0; r < r1 && !m->depthwise; r += BLOCK_ROWS)
                 for (int64_t group = 0; group < p->groups; group++) {
                     conv_block block = {.a = a + group * m->group_source, .row_off = row + table + r, .step_off = step + class[j].step_begin,
                                         .m = ss_min(BLOCK_ROWS, r1 - r), .n = m->group_dest, .steps = steps,
@@ -248,20 +323,20 @@ static void map_run(const ss_conv2d *p, const conv_map *m, const float *source, 
     }
 }
 
-/* Where the weight's gradient is summed: a stack of partials (groups*K, columns), columns = outputs of a group rounded up to vectors. */
+/* Where the weight's gradient is summed: a stack of partials (groups*K, columns), columns = outputs of a group rounded up to vectors; depthwise (K, all outputs). */
 typedef struct conv_sums {
     int64_t rows, columns, at_out, at_stack, end;
 } conv_sums;
 
 static conv_sums sums_layout(const ss_conv2d *p, const conv_map *m, int64_t at, int depth) {
-    conv_sums s = {.rows = p->groups * m->steps, .columns = vector_round(m->group_dest)};
+    conv_sums s = {.rows = m->depthwise ? m->steps : p->groups * m->steps, .columns = vector_round(m->depthwise ? m->dest_c : m->group_dest)};
     s.at_out = take(&at, s.rows * (int64_t)(sizeof(int64_t) / sizeof(float)));
     s.at_stack = take(&at, depth * s.rows * s.columns);
     s.end = at;
     return s;
 }
 
-/* Rows [begin, end) of all groups' (kh, kw, c), over the samples of one lane, into `sums`. */
+/* Rows [begin, end) of all groups' (kd, kh, kw, c), over the samples of one lane, into `sums`. */
 static void weight_lane(const ss_conv2d *p, const conv_map *m, const conv_sums *s, int64_t begin, int64_t end, int lane, float *buffer, float *sums) {
     const int64_t *row = (const int64_t *)(p->scratch + m->at_row), *step = (const int64_t *)(p->scratch + m->at_step);
     const int64_t *out = (const int64_t *)(p->scratch + s->at_out);
@@ -283,7 +358,7 @@ static void weight_lane(const ss_conv2d *p, const conv_map *m, const conv_sums *
 }
 
 static void weight_run(const ss_conv2d *p, const conv_map *m, const conv_sums *s, int thread, int threads) {
-    int64_t begin, end, width = s->rows * s->columns, taps = p->kernel_h * p->kernel_w;
+    int64_t begin, end, width = s->rows * s->columns, taps = taps_of(p);
     ss_split(s->rows, 1, thread, threads, &begin, &end);
     if (begin == end) return;
     float *stack = p->scratch + s->at_stack, *buffer = thread_buffer(p, m, thread);
@@ -305,6 +380,43 @@ static void weight_run(const ss_conv2d *p, const conv_map *m, const conv_sums *s
         }
 }
 
+/* Depthwise. Units [begin, end) are the taps of one vector of channels after another; over the samples of one lane, into `sums`. */
+static void depthwise_lane(const ss_conv2d *p, const conv_map *m, const conv_sums *s, int64_t begin, int64_t end, int lane, float *buffer, float *sums) {
+    const int64_t *row = (const int64_t *)(p->scratch + m->at_row), *step = (const int64_t *)(p->scratch + m->at_step);
+    bool resume = false;
+    for (int64_t first = p->fold->row[lane]; first < p->fold->row[lane + 1]; first += m->samples, resume = true) {
+        int64_t count = ss_min(m->samples, p->fold->row[lane + 1] - first);
+        depthwise_sums block = {.a = load_samples(m, p->x + first * m->source_size, count, buffer), .row_off = row, .tap_off = step, .m = count * m->rows, .n = m->dest_c,
+                                .b = p->grad_y + first * m->dest_size, .sums = sums, .sums_step = s->columns, .resume = resume};
+        for (int64_t k = begin; k < end;) {
+            int64_t stop = ss_min(end, (k / s->rows + 1) * s->rows);
+            depthwise_sums_run(&block, k % s->rows, k % s->rows + stop - k, k / s->rows * VEC_WIDTH);
+            k = stop;
+        }
+    }
+}
+
+static void depthwise_run(const ss_conv2d *p, const conv_map *m, const conv_sums *s, int thread, int threads) {
+    int64_t begin, end, width = s->rows * s->columns;
+    ss_split(width / VEC_WIDTH, 1, thread, threads, &begin, &end);
+    if (begin == end) return;
+    float *stack = p->scratch + s->at_stack, *buffer = thread_buffer(p, m, thread);
+    int top = 0;
+    for (int lane = 0; lane < p->fold->lanes; lane++) {
+        depthwise_lane(p, m, s, begin, end, lane, buffer, stack + top++ * width);
+        for (int adds = p->fold->adds[lane]; adds > 0; adds--, top--)
+            for (int64_t k = begin; k < end; k++) {
+                float *a = stack + (top - 2) * width + k % s->rows * s->columns + k / s->rows * VEC_WIDTH;
+                vec_store(a, vec_add(vec_load(a), vec_load(a + width)));
+            }
+    }
+    for (int j = 0; j < top; j++)
+        for (int64_t k = begin; k < end; k++) {
+            int64_t tap = k % s->rows, channel = k / s->rows * VEC_WIDTH;
+            for (int64_t o = channel; o < ss_min(channel + VEC_WIDTH, m->dest_c); o++) p->grad_weight[j * p->block_stride + o * s->rows + tap] = stack[j * width + tap * s->columns + o];
+        }
+}
+
 /* The backward scratch: tables of the forward pass, sums, tables of the gradient of x. */
 typedef struct conv_backward {
     conv_map weight, x;
@@ -320,12 +432,12 @@ static conv_backward backward_layout(const ss_conv2d *p, int depth, int threads)
 }
 
 int64_t SS_FN(conv2d_scratch)(const ss_conv2d *p, ss_conv2d_pass pass, int depth, int threads) {
-    if (p->backend == SS_BACKEND_OPENBLAS) return ss_conv2d_blas_scratch(p, pass, depth, threads);
+    if (openblas(p)) return ss_conv2d_blas_scratch(p, pass, depth, threads);
     return pass == SS_CONV_FORWARD ? map_forward(p, 0, true, threads).end : backward_layout(p, depth, threads).sums.end;
 }
 
 void SS_FN(conv2d_pack)(const ss_conv2d *p, ss_conv2d_pass pass, int thread, int threads) {
-    if (p->backend == SS_BACKEND_OPENBLAS) {
+    if (openblas(p)) {
         ss_conv2d_blas_pack(p, pass, thread, threads);
         return;
     }
@@ -346,7 +458,7 @@ void SS_FN(conv2d_pack)(const ss_conv2d *p, ss_conv2d_pass pass, int thread, int
 }
 
 void SS_FN(conv2d_forward)(const ss_conv2d *p, int thread, int threads) {
-    if (p->backend == SS_BACKEND_OPENBLAS) {
+    if (openblas(p)) {
         ss_conv2d_blas_forward(p, thread, threads);
         return;
     }
@@ -355,27 +467,28 @@ void SS_FN(conv2d_forward)(const ss_conv2d *p, int thread, int threads) {
 }
 
 void SS_FN(conv2d_backward)(const ss_conv2d *p, int thread, int threads) {
-    if (p->backend == SS_BACKEND_OPENBLAS) {
+    if (openblas(p)) {
         ss_conv2d_blas_backward(p, thread, threads);
         return;
     }
     conv_backward b = backward_layout(p, p->fold->depth, threads);
-    if (p->grad_x) map_run(p, &b.x, p->grad_y, p->grad_x, NULL, thread, threads);
-    if (p->grad_weight) weight_run(p, &b.weight, &b.sums, thread, threads);
+    if (p->grad_x) map_run(p, &b.x, p->grad_y, p->grad_x, p->x_bias, thread, threads);
+    if (p->grad_weight && b.weight.depthwise) depthwise_run(p, &b.weight, &b.sums, thread, threads);
+    else if (p->grad_weight) weight_run(p, &b.weight, &b.sums, thread, threads);
 }
 
 #else /* without FMA every multiply-add is a call: correct and slow */
 
 int64_t SS_FN(conv2d_scratch)(const ss_conv2d *p, ss_conv2d_pass pass, int depth, int threads) {
-    return p->backend == SS_BACKEND_OPENBLAS ? ss_conv2d_blas_scratch(p, pass, depth, threads) : 0;
+    return openblas(p) ? ss_conv2d_blas_scratch(p, pass, depth, threads) : 0;
 }
 
 void SS_FN(conv2d_pack)(const ss_conv2d *p, ss_conv2d_pass pass, int thread, int threads) {
-    if (p->backend == SS_BACKEND_OPENBLAS) ss_conv2d_blas_pack(p, pass, thread, threads);
+    if (openblas(p)) ss_conv2d_blas_pack(p, pass, thread, threads);
 }
 
 void SS_FN(conv2d_forward)(const ss_conv2d *p, int thread, int threads) {
-    if (p->backend == SS_BACKEND_OPENBLAS) {
+    if (openblas(p)) {
         ss_conv2d_blas_forward(p, thread, threads);
         return;
     }
@@ -385,14 +498,14 @@ void SS_FN(conv2d_forward)(const ss_conv2d *p, int thread, int threads) {
 }
 
 void SS_FN(conv2d_backward)(const ss_conv2d *p, int thread, int threads) {
-    if (p->backend == SS_BACKEND_OPENBLAS) {
+    if (openblas(p)) {
         ss_conv2d_blas_backward(p, thread, threads);
         return;
     }
     int64_t begin, end;
     ss_split(p->rows, 1, thread, threads, &begin, &end);
-    if (p->grad_x) conv_naive_grad_x(p, p->grad_y, p->weight, p->grad_x, begin, end);
-    ss_split(p->out_channels * (p->channels / p->groups) * p->kernel_h * p->kernel_w, 1, thread, threads, &begin, &end);
+    if (p->grad_x) conv_naive_grad_x(p, p->grad_y, p->weight, p->x_bias, p->grad_x, begin, end);
+    ss_split(p->out_channels * (p->channels / p->groups) * p->kernel_d * p->kernel_h * p->kernel_w, 1, thread, threads, &begin, &end);
     if (p->grad_weight) conv_naive_grad_weight(p, p->x, p->grad_y, p->grad_weight, begin, end);
 }
 

@@ -49,17 +49,20 @@ typedef struct ss_matmul_fold {
     const ss_fold *fold;
 } ss_matmul_fold;
 
-/* 2-d convolution, cross-correlation as in PyTorch, channels last. x (rows, H, W, C), y (rows, OH, OW, O), weight (O, C/groups, KH, KW), bias (O) or NULL.
- * Sums run along (kh, kw, c) inside the group, one chain from zero, padding taps as multiplications by zero; then the bias is added.
- * The gradient of x sums along (kh, kw, o); the gradient of the weight over positions in row-major order inside a sample, samples in a lane, then lanes. */
+/* Convolution, cross-correlation as in PyTorch, channels last, over one to three axes: 2-d with depths of 1, 1-d with heights of 1 as well.
+ * x (rows, D, H, W, C), y (rows, OD, OH, OW, O), weight (O, C/groups, KD, KH, KW), bias (O) or NULL.
+ * Sums run along (kd, kh, kw, c) inside the group, one chain from zero, padding taps as multiplications by zero; then the bias is added.
+ * The gradient of x sums along (kd, kh, kw, o); the gradient of the weight over positions in row-major order inside a sample, samples in a lane, then lanes.
+ * The output's extents are the caller's choice: taps may reach any distance beyond the end of x. A transposed convolution is the gradient of x, with x_bias. */
 typedef struct ss_conv2d {
     ss_backend backend;
-    int64_t rows, height, width, channels, out_height, out_width, out_channels, kernel_h, kernel_w;
-    int64_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
+    int64_t rows, depth, height, width, channels, out_depth, out_height, out_width, out_channels, kernel_d, kernel_h, kernel_w;
+    int64_t stride_d, stride_h, stride_w, pad_d, pad_h, pad_w, dilation_d, dilation_h, dilation_w, groups;
     const float *x, *weight, *bias;
     float *y;
     const float *grad_y;
     float *grad_x;
+    const float *x_bias; /* (C) or NULL: added to grad_x */
     float *grad_weight; /* fold->blocks blocks, block_stride floats apart, in the layout of weight */
     int64_t block_stride;
     const ss_fold *fold;

@@ -9,6 +9,7 @@
 #include <xmmintrin.h>
 
 #include "base/pool.h"
+#include "base/shape.h"
 #include "kernels/conv2d_naive.h"
 
 enum { GUARD = 64 };
@@ -19,6 +20,11 @@ typedef struct shape {
     int64_t height, width, channels, out_channels, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
 } shape;
 
+typedef struct deep_shape {
+    shape flat;
+    int64_t depth, kernel_d, stride_d, pad_d, dilation_d;
+} deep_shape;
+
 static const shape SHAPES[] = {
     {5, 5, 1, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1},      {7, 6, 3, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1},   {6, 7, 16, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1},
     {8, 8, 16, 32, 3, 3, 2, 2, 1, 1, 1, 1, 1},    {8, 8, 16, 32, 1, 1, 2, 2, 0, 0, 1, 1, 1},   {4, 4, 5, 7, 1, 1, 1, 1, 0, 0, 1, 1, 1},
@@ -28,6 +34,15 @@ static const shape SHAPES[] = {
     {16, 16, 8, 48, 3, 3, 1, 1, 1, 1, 1, 1, 1},   {2, 2, 64, 64, 2, 2, 1, 1, 0, 0, 1, 1, 1},   {1, 1, 40, 130, 1, 1, 1, 1, 0, 0, 1, 1, 1},
     {8, 8, 4, 4, 8, 8, 8, 8, 0, 0, 1, 1, 2},      {20, 21, 1, 32, 5, 5, 1, 1, 2, 2, 1, 1, 1}, {6, 6, 4, 8, 3, 3, 3, 3, 2, 2, 2, 3, 1},
     {7, 7, 33, 15, 3, 3, 1, 1, 1, 1, 1, 1, 1},    {5, 5, 4, 4, 1, 1, 1, 1, 2, 2, 1, 1, 1},
+    /* depthwise: whole vectors and rests, multipliers (16 takes the general path), strides, dilation, one row */
+    {10, 9, 32, 32, 3, 3, 1, 1, 1, 1, 1, 1, 32},  {9, 10, 33, 33, 3, 3, 2, 2, 1, 1, 1, 1, 33}, {8, 8, 5, 10, 3, 3, 1, 1, 1, 1, 1, 1, 5},
+    {7, 8, 19, 57, 2, 3, 3, 2, 1, 0, 1, 2, 19},   {3, 4, 2, 32, 3, 3, 1, 1, 1, 1, 1, 1, 2},    {5, 6, 70, 70, 5, 5, 1, 1, 2, 2, 1, 1, 70},
+    {1, 30, 12, 24, 1, 5, 1, 1, 0, 2, 1, 1, 12},  {7, 7, 16, 16, 1, 1, 3, 2, 0, 0, 1, 1, 16},  {2, 2, 3, 45, 2, 2, 1, 1, 0, 0, 1, 1, 3},
+};
+
+static const deep_shape DEEP_SHAPES[] = {
+    {{4, 5, 3, 7, 3, 3, 1, 1, 1, 1, 1, 1, 1}, 4, 3, 1, 1, 1},    {{5, 4, 4, 18, 3, 2, 2, 1, 1, 0, 1, 2, 2}, 7, 2, 3, 2, 2}, {{3, 4, 16, 16, 1, 1, 1, 1, 0, 0, 1, 1, 1}, 5, 3, 2, 0, 1},
+    {{4, 4, 18, 18, 3, 3, 1, 2, 1, 1, 1, 1, 18}, 5, 3, 2, 1, 1}, {{4, 3, 6, 12, 2, 2, 2, 1, 0, 1, 1, 1, 6}, 4, 3, 1, 2, 2},
 };
 
 typedef struct sweep {
@@ -74,22 +89,27 @@ static float *buffer_random(int64_t count) {
     return b;
 }
 
-static ss_conv2d conv_of(const shape *s, int64_t rows) {
+static ss_conv2d deep_conv_of(const deep_shape *deep, int64_t rows) {
+    const shape *s = &deep->flat;
     ss_conv2d p = {.rows = rows, .height = s->height, .width = s->width, .channels = s->channels, .out_channels = s->out_channels, .kernel_h = s->kernel_h, .kernel_w = s->kernel_w,
+                   .depth = deep->depth, .kernel_d = deep->kernel_d, .stride_d = deep->stride_d, .pad_d = deep->pad_d, .dilation_d = deep->dilation_d,
                    .stride_h = s->stride_h, .stride_w = s->stride_w, .pad_h = s->pad_h, .pad_w = s->pad_w, .dilation_h = s->dilation_h, .dilation_w = s->dilation_w, .groups = s->groups};
+    p.out_depth = (p.depth + 2 * p.pad_d - p.dilation_d * (p.kernel_d - 1) - 1) / p.stride_d + 1;
     p.out_height = (s->height + 2 * s->pad_h - s->dilation_h * (s->kernel_h - 1) - 1) / s->stride_h + 1;
     p.out_width = (s->width + 2 * s->pad_w - s->dilation_w * (s->kernel_w - 1) - 1) / s->stride_w + 1;
     return p;
 }
+static ss_conv2d conv_of(const shape *s, int64_t rows) { return deep_conv_of(&(deep_shape){*s, 1, 1, 1, 0, 1}, rows); }
 
-static const char *text(const shape *s) {
-    static char t[160];
-    snprintf(t, sizeof t, "%ldx%ldx%ld->%ld kernel %ldx%ld stride %ld,%ld pad %ld,%ld dilation %ld,%ld groups %ld", (long)s->height, (long)s->width, (long)s->channels, (long)s->out_channels,
-             (long)s->kernel_h, (long)s->kernel_w, (long)s->stride_h, (long)s->stride_w, (long)s->pad_h, (long)s->pad_w, (long)s->dilation_h, (long)s->dilation_w, (long)s->groups);
+static const char *text(const ss_conv2d *s) {
+    static char t[220];
+    snprintf(t, sizeof t, "%ldx%ldx%ld->%ld kernel %ldx%ld stride %ld,%ld pad %ld,%ld dilation %ld,%ld groups %ld; depth %ld, kernel %ld, stride %ld, pad %ld, dilation %ld", (long)s->height, (long)s->width, (long)s->channels, (long)s->out_channels,
+             (long)s->kernel_h, (long)s->kernel_w, (long)s->stride_h, (long)s->stride_w, (long)s->pad_h, (long)s->pad_w, (long)s->dilation_h, (long)s->dilation_w, (long)s->groups,
+             (long)s->depth, (long)s->kernel_d, (long)s->stride_d, (long)s->pad_d, (long)s->dilation_d);
     return t;
 }
 
-static void compare(const shape *s, const char *what, const char *path, int threads, const float *want, const float *got, int64_t count, double tolerance) {
+static void compare(const ss_conv2d *s, const char *what, const char *path, int threads, const float *want, const float *got, int64_t count, double tolerance) {
     double scale = 0;
     for (int64_t i = 0; i < count; i++) scale = fmax(scale, fabs(want[i]));
     for (int64_t i = 0; i < count; i++)
@@ -108,8 +128,8 @@ typedef struct sizes {
     int64_t x, y, weight;
 } sizes;
 static sizes sizes_of(const ss_conv2d *p) {
-    return (sizes){p->rows * p->height * p->width * p->channels, p->rows * p->out_height * p->out_width * p->out_channels,
-                   p->out_channels * (p->channels / p->groups) * p->kernel_h * p->kernel_w};
+    return (sizes){p->rows * p->depth * p->height * p->width * p->channels, p->rows * p->out_depth * p->out_height * p->out_width * p->out_channels,
+                   p->out_channels * (p->channels / p->groups) * p->kernel_d * p->kernel_h * p->kernel_w};
 }
 
 /* Threads one after another, phase by phase; scratch full of NaN. */
@@ -125,8 +145,9 @@ static void run(const ss_kernels *k, ss_conv2d p, ss_conv2d_pass pass, int threa
     buffer_free(p.scratch);
 }
 
-static void check(const shape *s, int64_t rows, int32_t lanes) {
-    ss_conv2d p = conv_of(s, rows);
+static void check(ss_conv2d p, int32_t lanes) {
+    const ss_conv2d *s = &p;
+    int64_t rows = p.rows;
     sizes n = sizes_of(&p);
     sweep sw;
     sweep_make(&sw, rows, lanes);
@@ -135,7 +156,9 @@ static void check(const shape *s, int64_t rows, int32_t lanes) {
     float *x = buffer_random(n.x), *weight = buffer_random(n.weight), *bias = buffer_random(p.out_channels), *grad_y = buffer_random(n.y);
     float *want_y = buffer_make(n.y, 0), *want_x = buffer_make(n.x, 0), *want_w = buffer_make(p.block_stride * sw.fold.blocks, 1);
     conv_naive_forward(&p, x, weight, bias, want_y, 0, rows);
-    conv_naive_grad_x(&p, grad_y, weight, want_x, 0, rows);
+    float *x_bias = buffer_random(p.channels);
+    p.x_bias = x_bias;
+    conv_naive_grad_x(&p, grad_y, weight, x_bias, want_x, 0, rows);
     conv_naive_grad_weight(&p, x, grad_y, want_w, 0, n.weight);
     p.x = x, p.weight = weight, p.grad_y = grad_y;
     for (int backend = SS_BACKEND_NATIVE; backend <= SS_BACKEND_OPENBLAS; backend++)
@@ -159,7 +182,7 @@ static void check(const shape *s, int64_t rows, int32_t lanes) {
                 buffer_free(p.y), buffer_free(p.grad_x), buffer_free(p.grad_weight);
             }
         }
-    buffer_free(x), buffer_free(weight), buffer_free(bias), buffer_free(grad_y), buffer_free(want_y), buffer_free(want_x), buffer_free(want_w);
+    buffer_free(x), buffer_free(weight), buffer_free(bias), buffer_free(grad_y), buffer_free(want_y), buffer_free(want_x), buffer_free(want_w), buffer_free(x_bias);
 }
 
 /* Gradients that are not wanted are left alone; a missing bias adds nothing. */
@@ -178,8 +201,8 @@ static void check_absent(void) {
         if (!k) continue;
         run(k, p, SS_CONV_FORWARD, 2);
         run(k, p, SS_CONV_BACKWARD, 2);
-        compare(&SHAPES[1], "forward without bias", k->name, 2, want, p.y, n.y, 0);
-        compare(&SHAPES[1], "gradient of weight alone", k->name, 2, grad_w, p.grad_weight, n.weight, 0);
+        compare(&p, "forward without bias", k->name, 2, want, p.y, n.y, 0);
+        compare(&p, "gradient of weight alone", k->name, 2, grad_w, p.grad_weight, n.weight, 0);
     }
     buffer_free(x), buffer_free(weight), buffer_free(grad_y), buffer_free(want), buffer_free(grad_w), buffer_free(p.y), buffer_free(p.grad_weight);
 }
@@ -228,7 +251,7 @@ static void bench(ss_isa isa, ss_backend backend, int threads) {
         float *x = buffer_random(n.x), *y = buffer_random(n.y), *weight = buffer_random(n.weight), *bias = buffer_random(p.out_channels), *grad_y = buffer_random(n.y), *grad_x = buffer_random(n.x);
         float *grad_w = buffer_random(n.weight * sw.fold.blocks);
         p.x = x, p.y = y, p.weight = weight, p.bias = bias, p.grad_y = grad_y, p.block_stride = n.weight;
-        printf("  %-75s", text(&LIST[i].s));
+        printf("  %-75s", text(&p));
         for (int pass = 0; pass < 3; pass++) {
             p.grad_x = pass == 1 ? grad_x : NULL;
             p.grad_weight = pass == 2 ? grad_w : NULL;
@@ -258,17 +281,29 @@ int main(int argc, char **argv) {
         return 0;
     }
     for (size_t i = 0; i < sizeof SHAPES / sizeof SHAPES[0]; i++) {
-        check(&SHAPES[i], 5, 3);
-        check(&SHAPES[i], 1, 1);
-        check(&SHAPES[i], 11, 8);
+        check(conv_of(&SHAPES[i], 5), 3);
+        check(conv_of(&SHAPES[i], 1), 1);
+        check(conv_of(&SHAPES[i], 11), 8);
     }
-    check(&SHAPES[5], 3, 8); /* empty lanes */
-    check(&SHAPES[17], 150, 4);
+    for (size_t i = 0; i < sizeof DEEP_SHAPES / sizeof DEEP_SHAPES[0]; i++) {
+        check(deep_conv_of(&DEEP_SHAPES[i], 5), 3);
+        check(deep_conv_of(&DEEP_SHAPES[i], 7), 8);
+    }
+    check(conv_of(&SHAPES[5], 3), 8); /* empty lanes */
+    check(conv_of(&SHAPES[17], 150), 4);
+    for (int larger = 0; larger < 2; larger++) { /* outputs that end early, or reach further than the padding: other paddings at the end, transposed convolutions */
+        for (size_t i = 0; i < sizeof SHAPES / sizeof SHAPES[0]; i++) {
+            ss_conv2d p = conv_of(&SHAPES[i], 5);
+            p.out_height = larger ? p.out_height + 2 : ss_max(p.out_height - 1, 1);
+            p.out_width = larger ? p.out_width + 1 : ss_max(p.out_width - 2, 1);
+            check(p, 3);
+        }
+    }
     check_absent();
     if (failures) {
         printf("%d failures\n", failures);
         return 1;
     }
-    printf("convolution: %d shapes, all variants, 1 to 3 threads, equal bits\n", (int)(sizeof SHAPES / sizeof SHAPES[0]));
+    printf("convolution: %d flat shapes and %d deep ones, all variants, 1 to 3 threads, equal bits\n", (int)(sizeof SHAPES / sizeof SHAPES[0]), (int)(sizeof DEEP_SHAPES / sizeof DEEP_SHAPES[0]));
     return 0;
 }
