@@ -533,7 +533,7 @@ static PyObject *explain_instruction(const ss_session *s, int index) {
     for (int k = 0; k < p->slots; k++)
         for (int b = 0; b < s->buckets; b++)
             if (p->slot[k].instruction == index && s->slot_offset[k] >= s->bucket[b].begin && s->slot_offset[k] < s->bucket[b].end) bucket = b;
-    bool door = !i->sum && (!strcmp(i->op->name, "linear") || !strcmp(i->op->name, "conv2d"));
+    bool door = !i->sum && (!strcmp(i->op->name, "linear") || !strcmp(i->op->name, "conv2d") || !strcmp(i->op->name, "conv_transpose"));
     snprintf(kernel, sizeof kernel, "%s%s", door ? i->call.backend == SS_BACKEND_OPENBLAS ? "openblas " : "native " : "", ss_isa_name(s->model->isa));
     return Py_BuildValue("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:d,s:d,s:L,s:i,s:i,s:d,s:K,s:i}", "kernel", kernel, "index", index, "pass", i->backward ? "backward" : "forward", "op",
                          i->sum ? "sum" : i->op->name, "stage", i->stage == SS_STAGE_STAT ? "statistic" : "run", "layer", i->layer, "shape",

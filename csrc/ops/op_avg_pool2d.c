@@ -1,4 +1,4 @@
-/* AvgPool2d, as torch.nn.AvgPool2d. */
+/* AvgPool1d, 2d and 3d, as torch.nn.AvgPool2d. */
 #include "ops/pool2d.h"
 
 enum { COUNT_INCLUDE_PAD = POOL_NEXT, DIVISOR };
@@ -10,7 +10,7 @@ static const ss_attr_spec attrs[] = {
     {0},
 };
 
-static pool_geometry geometry(const double *attr, const ss_shape *x) { return pool_of(attr, x, 1, 1); }
+static pool_geometry geometry(const double *attr, const ss_shape *x) { return pool_of(attr, x, 1, 1, 1); }
 static pool_divisor divisor(const ss_call *c) { return (pool_divisor){.include_pad = c->attr[COUNT_INCLUDE_PAD] != 0, .override = ss_attr_i(c->attr, DIVISOR)}; }
 
 static ss_status infer(ss_infer *q, ss_error *err) {
@@ -52,7 +52,14 @@ static const ss_op_case cases[] = {
     {.attrs = "kernel_h=3 kernel_w=3 stride_h=2 stride_w=2 ceil_mode=1 count_include_pad=0", .inputs = "B:2,8,6"},
     {.attrs = "kernel_h=3 kernel_w=2 stride_h=1 stride_w=1 divisor_override=7", .inputs = "B:4,5,4"},
     {.attrs = "kernel_h=1 kernel_w=5 stride_w=2 pad_w=2", .inputs = "B:4,3,9"},
-    {.attrs = "", .inputs = "B:3,8", .expect = SS_ERR_SHAPE},
+    {.attrs = "", .inputs = "B:19,8"}, /* one axis; attributes of the height are not read */
+    {.attrs = "kernel_w=3 stride_w=2 pad_w=1 kernel_h=9 ceil_mode=1", .inputs = "B:3,10"},
+    {.attrs = "kernel_w=3 stride_w=2 pad_w=1 count_include_pad=0", .inputs = "B:3,10"},
+    {.attrs = "", .inputs = "B:17,4,5,6"}, /* three axes */
+    {.attrs = "kernel_d=3 stride_d=2 pad_d=1 kernel_h=2 stride_h=1 kernel_w=3 stride_w=2 pad_w=1 ceil_mode=1", .inputs = "B:3,4,5,6"},
+    {.attrs = "", .inputs = "B:3", .expect = SS_ERR_SHAPE},
+    {.attrs = "kernel_w=9", .inputs = "B:3,8", .expect = SS_ERR_SHAPE},
+    {.attrs = "pad_d=2", .inputs = "B:3,8,8,8", .expect = SS_ERR_VALUE},
     {.attrs = "kernel_h=9", .inputs = "B:3,8,8", .expect = SS_ERR_SHAPE},
     {.attrs = "pad_h=2", .inputs = "B:3,8,8", .expect = SS_ERR_VALUE},
     {.attrs = "divisor_override=-1", .inputs = "B:3,8,8", .expect = SS_ERR_VALUE},
@@ -62,7 +69,7 @@ static const ss_op_case cases[] = {
 
 const ss_op SS_FN(ss_op_avg_pool2d) = {
     .name = "avg_pool2d",
-    .doc = "The mean of every window. x `(B, C, H, W)`; y `(B, C, OH, OW)` with `OH = floor((H + 2 pad - kernel) / stride) + 1` (`ceil_mode` rounds up as PyTorch does). Channels last in memory.\n\n"
+    .doc = "The mean of every window. x `(B, C, H, W)`; y `(B, C, OH, OW)` with `OH = floor((H + 2 pad - kernel) / stride) + 1` (`ceil_mode` rounds up as PyTorch does). Samples may also have one axis `(C, L)`, with the width's attributes, or three `(C, D, H, W)`. Channels last in memory.\n\n"
            "A window's elements are added in row-major order from zero, padding left out, and divided by their number: padding counts with `count_include_pad`, what `ceil_mode` lets stick out further "
            "never does. The gradient of x adds `grad_y / divisor` in row-major order of the windows.",
     .attrs = attrs,
