@@ -37,13 +37,25 @@ def symbolic(value: Any) -> bool:
     return isinstance(value, Tensor) or _trace.active() is not None
 
 
-def pair(value: Any, argument: str, least: int = 0) -> tuple[int, int]:
-    """One number for both axes, or two. Raises TypeError, ValueError."""
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(values) != 2 or not all(
+def numbers(value: Any, axes: int, argument: str, least: int = 0) -> tuple[int, ...]:
+    """One number for all axes, or one for each. Raises TypeError, ValueError."""
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
+    if len(values) != axes or not all(
         isinstance(part, (int, np.integer)) and not isinstance(part, bool) for part in values
     ):
-        raise TypeError(f"{argument} must be a whole number or a pair of them, not {value!r}")
+        several = {1: "", 2: " or a pair of them"}.get(axes, f" or {axes} of them")
+        raise TypeError(f"{argument} must be a whole number{several}, not {value!r}")
     if min(values) < least:
         raise ValueError(f"{argument} must be at least {least}, but is {value!r}")
-    return int(values[0]), int(values[1])
+    return tuple(int(part) for part in values)
+
+
+def by_axis(name: str, values: Sequence[float]) -> Attrs:
+    """Attributes of one to three axes: name_d, name_h, name_w; the last value is the width's."""
+    return {f"{name}_{axis}": value for axis, value in zip("dhw"[-len(values) :], values, strict=True)}
+
+
+def pair(value: Any, argument: str, least: int = 0) -> tuple[int, int]:
+    """One number for both axes, or two. Raises TypeError, ValueError."""
+    first, second = numbers(value, 2, argument, least)
+    return first, second
