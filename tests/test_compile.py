@@ -211,7 +211,7 @@ def test_batch_counters():
     [
         (lambda: ss.compile(3), TypeError, "net"),
         (lambda: ss.compile(net(), "crossentropy"), ValueError, "crossentropy"),
-        (lambda: ss.compile(net(), optimizer="lion"), ValueError, "lion"),
+        (lambda: ss.compile(net(), optimizer="tiger"), ValueError, "tiger"),
         (lambda: ss.compile(net(), optimizer=3), TypeError, "optimizer"),
         (lambda: ss.compile(net(), batch_size=0), ValueError, "batch_size"),
         (lambda: ss.compile(net(), batch_size=2.5), TypeError, "batch_size"),
