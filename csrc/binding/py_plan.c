@@ -246,7 +246,7 @@ static ss_status take_hypers(PyObject *mapping, int64_t steps, hyper_table *t, s
 static ss_status set_hypers(ss_model *m, const hyper_table *t, int64_t step, ss_error *err) {
     ss_status status = SS_OK;
     for (int k = 0; k < t->names && status == SS_OK; k++)
-        for (int g = 0; g < t->groups && status == SS_OK; g++) status = ss_model_set_hyper(m, t->name[k], t->value[k][step * t->groups + g], err);
+        for (int g = 0; g < t->groups && status == SS_OK; g++) status = ss_model_set_hyper(m, g, t->name[k], t->value[k][step * t->groups + g], err);
     return status;
 }
 

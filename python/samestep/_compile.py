@@ -48,6 +48,9 @@ def compile(
     precision: str = "fp32",
     loss_weights: Any = None,
     augment: Any = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    average: Any = None,
     gradients: bool | None = None,
     comm: Any = None,
 ) -> Plan:
@@ -65,7 +68,9 @@ def compile(
     (default: from batch_size alone); lanes_at_once: a power of two, fewer lanes together need less memory; threads: of
     this rank; backend: "native" or "openblas"; precision: "fp32", or "bf16": operands of products are rounded to bfloat16, while sums,
     parameters, gradients and optimizer state stay float32; loss_weights: of several losses;
-    augment: MixUp or CutMix of samestep.augment; gradients: keep whole gradients on every rank for `plan.gradients`
+    augment: MixUp or CutMix of samestep.augment; clip_norm: greatest norm of all gradients
+    together, clip_value: greatest size of an element of a gradient; average: optim.EMA or optim.SWA, see `averaged`;
+    gradients: keep whole gradients on every rank for `plan.gradients`
     (default: only where there is one rank); comm: an mpi4py communicator (default: all ranks).
 
     Errors: ValueError and TypeError that name the layer, the argument or, under MPI, what differs between ranks.
@@ -86,6 +91,9 @@ def compile(
         precision=precision,
         loss_weights=loss_weights,
         augment=augment,
+        clip_norm=clip_norm,
+        clip_value=clip_value,
+        average=average,
         gradients=gradients,
         comm=comm,
     )
@@ -114,6 +122,17 @@ def whole(value: Any, argument: str, least: int = 1) -> int:
     if value > LARGEST:
         raise ValueError(f"{argument} must be at most {LARGEST}, but is {value}")
     return int(value)
+
+
+def positive(value: Any, argument: str) -> float | None:
+    """A positive number (infinity too), or None. Raises TypeError, ValueError."""
+    if value is None:
+        return None
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{argument} must be a number, not {value!r}")
+    if not float(value) > 0:
+        raise ValueError(f"{argument} must be positive, but is {value!r}")
+    return float(value)
 
 
 def check_target(array: Array, shape: tuple[int, ...], dtype: str, argument: str) -> None:
@@ -229,6 +248,9 @@ class Plan:
         precision: str,
         loss_weights: Any,
         augment: Any,
+        clip_norm: float | None,
+        clip_value: float | None,
+        average: Any,
         gradients: bool | None,
         comm: Any,
     ) -> None:
@@ -253,13 +275,17 @@ class Plan:
         if augment is not None and not isinstance(augment, Mix):
             raise TypeError(f"augment must be an object of samestep.augment, not {augment!r}")
         self.augment: Mix | None = augment
+        self.clip_norm, self.clip_value = positive(clip_norm, "clip_norm"), positive(clip_value, "clip_value")
+        if average is not None and not isinstance(average, (optimizers.EMA, optimizers.SWA)):
+            raise TypeError(f"average must be optim.EMA(...) or optim.SWA(...), not {average!r}")
+        self.average: optimizers.EMA | optimizers.SWA | None = average
         self.comm = _comm(comm)
         self._keep_gradients = self.comm.size == 1 if gradients is None else bool(gradients)
         self.results: dict[str, Any] = {}
         """Loss and metrics of the last step."""
         self._model: _core.Model | None = None
         self._stored: dict[str, Stored] = {}
-        self._hypers: dict[str, float] = {}
+        self._hypers: list[dict[str, float]] = []
         self._sessions: dict[Any, tuple[_core.Plan, Trace]] = {}
         self._main: Any = None
         self._last: Any = None  # the session of the last training step
@@ -418,6 +444,13 @@ class Plan:
         trace = comm.together(self.comm, lambda: self._graph(True, True, False))
         self._agree(trace)
 
+        trained = {name: item for name, item in trace.stored.items() if getattr(item, "requires_grad", False)}
+        names = comm.together(self.comm, lambda: self.optimizer._assign(trained))
+        groups = [
+            (listed, self.optimizer.hypers(group)) for listed, group in zip(names, self.optimizer.groups, strict=True)
+        ]
+        ahead = self.optimizer if isinstance(self.optimizer, optimizers.Lookahead) else None
+
         def create() -> tuple[_core.Model, _core.Plan]:
             model = _core.Model(
                 trace.graph,
@@ -430,6 +463,11 @@ class Plan:
                 isa=os.environ.get("SAMESTEP_ISA") or None,
                 seed=self.seed,
                 bf16=self.precision == "bf16",
+                groups=groups or None,
+                clip_norm=self.clip_norm or 0.0,
+                clip_value=self.clip_value or 0.0,
+                lookahead=(ahead.k, ahead.alpha) if ahead else None,
+                average=self.average._core() if self.average else None,
             )
             if self.comm.rank == 0:
                 for name, item in trace.stored.items():
@@ -440,7 +478,7 @@ class Plan:
 
         model, plan = comm.together(self.comm, create)
         model.broadcast()
-        self._model, self._stored, self._hypers = model, dict(trace.stored), self.optimizer.hypers()
+        self._model, self._stored, self._hypers = model, dict(trace.stored), self._wanted_hypers()
         self._main = (True, True, False, self.batch_size)
         self._sessions, self._last = {self._main: (plan, trace)}, self._main
         for name, item in trace.stored.items():
@@ -501,6 +539,9 @@ class Plan:
             "inputs": [[name, list(shape)] for name, shape in self._inputs or ()],
             "precision": self.precision,
             "augment": repr(self.augment),
+            "clip_norm": self.clip_norm,
+            "clip_value": self.clip_value,
+            "average": repr(self.average),
             "loss": [f"{head.label('loss')} {head.loss!r} * {head.weight:g}" for head in self.heads.items],
             "metrics": list(self.metrics),
             "optimizer": repr(self.optimizer),
@@ -644,12 +685,19 @@ class Plan:
             check_target(array, shape, dtype, label)
 
     def _update_hypers(self, model: _core.Model) -> None:
-        hypers = self.optimizer.hypers()
-        if hypers != self._hypers:
+        wanted = self._wanted_hypers()
+        if wanted == self._hypers:
+            return
+        for number, hypers in enumerate(wanted):
+            before = self._hypers[number] if number < len(self._hypers) else {}
             for name, value in hypers.items():
-                if value != self._hypers.get(name):
-                    model.set_hyper(name, value)
-            self._hypers = hypers
+                if value != before.get(name):
+                    model.set_hyper(name, value, number)
+        self._hypers = wanted
+
+    def _wanted_hypers(self) -> list[dict[str, float]]:
+        """The settings of the parameters without a group, and of each group, under the core's names."""
+        return [self.optimizer.hypers(), *(self.optimizer.hypers(group) for group in self.optimizer.groups)]
 
     # --- work
 
@@ -747,7 +795,7 @@ class Plan:
         if (
             hypers
         ):  # the model now has other settings than the optimizer: the next step without a schedule puts them back
-            self._hypers = {}
+            self._hypers = []
         return results
 
     def _fed(self, given: Given, trace: Trace) -> list[Array]:
@@ -854,6 +902,27 @@ class Plan:
     def gradients(self) -> Mapping[str, npt.NDArray[np.float32]]:
         """The gradients of the last step by parameter name, read-only. Under several ranks compile with gradients=True."""
         return _Gradients(self)
+
+    @property
+    def gradient_norm(self) -> float:
+        """L2 norm of all gradients together in the last step, before clipping. Needs clip_norm (math.inf only measures)."""
+        if self.clip_norm is None:
+            raise ValueError("compile with clip_norm to measure the norm; clip_norm=math.inf clips nothing")
+        return float(self.model.gradient_norm)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[Plan]:
+        """The network with the averages of its parameters, while the block runs: for evaluate, predict and save. Nothing
+        trains meanwhile. Needs average=optim.EMA(...) or optim.SWA(...). Collective."""
+        if self.average is None:
+            raise ValueError("compile with average=optim.EMA(...) or optim.SWA(...) to have averages")
+        model = self.model
+        self._sessions[self._last][0].gather_slots()
+        model.swap_average()
+        try:
+            yield self
+        finally:
+            model.swap_average()
 
     def explain(self, analyze: bool = False) -> Explanation:
         """The order of work: instructions with shapes, kernels, flops, bytes, memory offsets and exchange buckets.

@@ -106,8 +106,15 @@ class Model:
         backend: str = "native",
         isa: str | None = None,
         seed: int = 0,
+        groups: list[tuple[list[str], dict[str, float]]] | None = None,
+        clip_norm: float = 0.0,
+        clip_value: float = 0.0,
+        lookahead: tuple[int, float] | None = None,
+        average: tuple[str, float, int] | None = None,
         bf16: bool = False,
-    ) -> Model: ...
+    ) -> Model:
+        """groups: names of parameters and their settings, groups 1, 2, ...; clip_*: 0 is off, infinity measures only;
+        lookahead: (k, alpha); average: ("ema", decay, warmup) or ("swa", start, every)."""
     threads: int
     backend: str
     isa: str
@@ -121,8 +128,13 @@ class Model:
         """Rank 0's parameters, buffers, state and step reach every rank (collective)."""
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes, bits of parameters and buffers, and the order's version."""
-    def hyper(self, name: str, /) -> float: ...
-    def set_hyper(self, name: str, value: float, /) -> None:
+    gradient_norm: float
+    """Of all gradients together in the last update with clip_norm, before clipping."""
+    def hyper(self, name: str, group: int = 0, /) -> float: ...
+    def set_clip(self, norm: float, value: float, /) -> None: ...
+    def swap_average(self) -> None:
+        """Exchanges the parameters and their averages; call the plan's gather_slots() first under MPI."""
+    def set_hyper(self, name: str, value: float, group: int = 0, /) -> None:
         """Takes effect at the next step; rank 0's values count."""
     def slots(self) -> list[str]: ...
     def get_slot(self, slot: str, name: str, /) -> npt.NDArray[np.float32]:

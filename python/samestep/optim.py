@@ -639,7 +639,10 @@ def _known() -> dict[str, type[Optimizer]]:
     return {
         kind._core_name: kind
         for kind in globals().values()
-        if isinstance(kind, type) and issubclass(kind, Optimizer) and isinstance(kind._core_name, str) and kind._core_name
+        if isinstance(kind, type)
+        and issubclass(kind, Optimizer)
+        and isinstance(kind._core_name, str)
+        and kind._core_name
     }
 
 

@@ -35,7 +35,9 @@ class Trainer:
     are joined in a fixed tree, a property of the run like the learning rate (default: from the batch size alone);
     lanes_at_once: a power of two, fewer lanes together need less memory and change no bit; threads: of this rank
     (default: SAMESTEP_THREADS or a fair share); backend: "native" or "openblas"; precision: "fp32" or "bf16"; loss_weights:
-    of several losses; augment: MixUp or CutMix of samestep.augment; schedule: of the learning rate, an object of
+    of several losses; augment: MixUp or CutMix of samestep.augment; clip_norm: greatest norm of
+    all gradients together; clip_value: greatest size of an element of a gradient; average: optim.EMA or optim.SWA (see
+    `averaged`); schedule: of the learning rate, an object of
     samestep.schedules or a function of the epoch that
     gives a factor; callbacks: see Callback; checkpoint: a
     file that is written after each epoch and that `fit(..., resume=True)` goes on from.
@@ -59,6 +61,9 @@ class Trainer:
         precision: str = "fp32",
         loss_weights: Any = None,
         augment: Any = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        average: Any = None,
         schedule: Any = None,
         callbacks: Any = (),
         checkpoint: str | os.PathLike[str] | None = None,
@@ -67,6 +72,7 @@ class Trainer:
         self._options: dict[str, Any] = {
             "metrics": metrics, "seed": seed, "lanes": lanes, "lanes_at_once": lanes_at_once, "threads": threads, "backend": backend,
             "precision": precision, "loss_weights": loss_weights, "augment": augment,
+            "clip_norm": clip_norm, "clip_value": clip_value, "average": average,
         }  # fmt: skip
         self._loss, self.optimizer = loss, _compile.optimizers.resolve(optimizer)
         self.plan = self._compile(None)  # checks every argument; memory is laid out by the first fit
@@ -319,6 +325,11 @@ class Trainer:
         """The network's outputs in evaluation mode, (samples, ...), on every rank; several in the tuple or dict that
         forward returns."""
         return self.plan.predict(X, batch_size)
+
+    def averaged(self) -> Any:
+        """A block in which the network has the averages of its parameters: `with trainer.averaged(): trainer.evaluate(...)`.
+        Needs average=optim.EMA(...) or optim.SWA(...)."""
+        return self.plan.averaged()
 
     # --- checkpoints
 

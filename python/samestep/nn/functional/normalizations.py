@@ -56,9 +56,7 @@ def rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: float |
 def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     """Normalises num_groups runs of neighbouring channels (axis 1) of each sample by their own mean and variance (Wu,
     He, 2018). input: (samples, channels, ...); weight and bias: (channels), or None. Raises ValueError."""
-    return apply(
-        "group_norm", [input], [weight, bias], {"num_groups": int(num_groups), "eps": _eps(eps, "group_norm")}
-    )
+    return apply("group_norm", [input], [weight, bias], {"num_groups": int(num_groups), "eps": _eps(eps, "group_norm")})
 
 
 def instance_norm(

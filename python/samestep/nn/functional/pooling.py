@@ -212,7 +212,9 @@ def interpolate(
         )
     axes = input.ndim - 2
     if mode not in ("nearest", "area", *_LINEAR):
-        raise ValueError(f"interpolate: mode must be 'nearest', 'linear', 'bilinear', 'trilinear' or 'area', not {mode!r}")
+        raise ValueError(
+            f"interpolate: mode must be 'nearest', 'linear', 'bilinear', 'trilinear' or 'area', not {mode!r}"
+        )
     if antialias:
         raise ValueError("interpolate: antialias is not supported")
     if align_corners is not None and mode not in _LINEAR:

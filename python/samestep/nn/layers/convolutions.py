@@ -205,7 +205,9 @@ class _ConvTranspose(_Convolution):
         name = type(self).__name__
         wanted = tuple(output_size)[-self._axes :]
         if len(tuple(output_size)) not in (self._axes, self._axes + 2) or len(x.shape) != self._axes + 2:
-            raise ValueError(f"{name}: output_size must have {self._axes} or {self._axes + 2} extents, not {output_size!r}")
+            raise ValueError(
+                f"{name}: output_size must have {self._axes} or {self._axes + 2} extents, not {output_size!r}"
+            )
         result = []
         for i, size in enumerate(numbers(wanted, self._axes, f"{name}: output_size", 1)):
             least = (int(x.shape[2 + i]) - 1) * self.stride[i] - 2 * self.padding[i]
