@@ -23,13 +23,13 @@ from .callbacks import Callback, StopTraining  # noqa: E402
 from .comm import allgather, allreduce, barrier, broadcast, rank, size  # noqa: E402
 from .function import Function  # noqa: E402
 from .history import History  # noqa: E402
-from .nn.functional import cat  # noqa: E402
+from .nn.functional import cat, chunk, split, stack  # noqa: E402
 from .trainer import Trainer  # noqa: E402
 
 __version__: str = build_info()["version"]
 
 __all__ = [
     "Callback", "CheckpointError", "CommError", "Function", "History", "NumericError", "Plan", "RankFailed", "StopTraining",
-    "Trainer", "allgather", "allreduce", "augment", "barrier", "broadcast", "build_info", "callbacks", "cat", "comm", "compile",
-    "fingerprint", "manual_seed", "metrics", "nn", "optim", "rank", "schedules", "size",
+    "Trainer", "allgather", "allreduce", "augment", "barrier", "broadcast", "build_info", "callbacks", "cat", "chunk", "comm", "compile",
+    "fingerprint", "manual_seed", "metrics", "nn", "optim", "rank", "schedules", "size", "split", "stack",
 ]  # fmt: skip

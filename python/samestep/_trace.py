@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,14 +17,40 @@ if TYPE_CHECKING:
     from .nn.module import Module
 
 _local = threading.local()
+_Result = TypeVar("_Result")
+
+_MOVES = {
+    "broadcast_to", "concat", "flatten", "gather", "index_select", "pad", "permute", "reshape", "slice",
+}  # fmt: skip
+"""Operators that move elements of their first input and change none."""
 
 
 class NeedsInteger(Exception):
-    """An input of the network is used as whole numbers (indices): it is traced again as such."""
+    """An input of the network is used as indices, so its values must arrive as whole numbers: trace again."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(name)
+        super().__init__(f"input '{name}' must hold whole numbers")
         self.name = name
+
+
+def retraced(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """For a function that traces a network: runs it again, with int32 inputs where indices are needed."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **options: Any) -> _Result:
+        before, _local.integers = getattr(_local, "integers", frozenset()), frozenset()
+        try:
+            while True:
+                try:
+                    return function(*args, **options)
+                except NeedsInteger as need:
+                    if need.name in _local.integers:
+                        raise
+                    _local.integers |= {need.name}
+        finally:
+            _local.integers = before
+
+    return wrapper
 
 
 def active() -> Trace | None:
@@ -89,7 +116,7 @@ class Trace:
         self.roles: list[str] = []  # what mixing does to each array
         self.repeated: list[int] = []  # targets that are fed a second time, as they are
         self.functions: list[Any] = []  # what runs in Python inside the plan (ss.Function)
-        self.first_input: Tensor | None = None
+        self.first_input: Tensor | None = None  # any value with a row for each sample
         self._values: dict[int, int] = {}  # id of a stored array -> value
         self._keep: list[Any] = []  # keeps those ids from being reused
         self._layers: list[str] = []
@@ -129,8 +156,30 @@ class Trace:
         return result
 
     def input(self, name: str, shape: Sequence[int], dtype: str = "float32") -> Tensor:
-        made = Tensor(self, self.graph.input(name, [int(extent) for extent in shape], dtype))
-        self.first_input = made if self.first_input is None else self.first_input
+        if name in getattr(_local, "integers", ()):
+            dtype = "int32"
+        tensor = Tensor(self, self.graph.input(name, [int(extent) for extent in shape], dtype))
+        tensor.origin = name
+        self.first_input = tensor if self.first_input is None else self.first_input
+        return tensor
+
+    def as_integer(self, item: Any) -> Tensor:
+        """A tensor, or an array that is the same for all samples, as whole numbers. Raises NeedsInteger for a float
+        input of the network, ValueError for numbers that are computed."""
+        if isinstance(item, Tensor):
+            if self.graph.dtype(item.value) == "int32":
+                return item
+            if item.origin is not None:
+                raise NeedsInteger(item.origin)
+            raise self.error("indices must be whole numbers from the data")
+        array = np.asarray(item)
+        if array.dtype.kind not in "iu":
+            raise self.error(f"indices must be whole numbers, not {array.dtype}")
+        if array.size == 0 or array.min() < 0 or array.max() >= 1 << 24:
+            raise self.error("constant indices must lie between 0 and 2**24 - 1, and there must be at least one")
+        if self.first_input is None:
+            raise self.error("constant indices need a network with an input")
+        made: Tensor = self.emit("constant_index", [self.first_input, self.constant(array, buffer=True)])
         return made
 
     def value(self, item: Any) -> int | None:
@@ -190,7 +239,13 @@ class Trace:
         that name the layer."""
         values = [self.value(item) for item in inputs]
         made = self.graph.node(op, values, dict(attrs or {}), self.layer if layer is None else layer)
-        return tuple(Tensor(self, value) for value in made) if isinstance(made, tuple) else Tensor(self, made)
+        if isinstance(made, tuple):
+            return tuple(Tensor(self, value) for value in made)
+        result = Tensor(self, made)
+        if op in _MOVES:
+            moved = inputs if op == "concat" else inputs[:1]
+            result.origin = next((item.origin for item in moved if isinstance(item, Tensor) and item.origin), None)
+        return result
 
     def expand(self, item: Any, shape: tuple[int, ...]) -> Tensor:
         """A parameter or array, broadcast to the shape of a sample, once for every sample."""
@@ -221,6 +276,7 @@ class Tensor:
     def __init__(self, trace: Trace, value: int) -> None:
         self.trace = trace
         self.value = value
+        self.origin: str | None = None  # the input of the network whose elements these are, moved at most
         self.sample_shape: tuple[int, ...] = tuple(trace.graph.shape(value))
 
     @property
@@ -313,6 +369,98 @@ class Tensor:
         shape = self.sample_shape
         return self._reshaped(shape[:axis] + shape[axis + 1 :]) if shape[axis] == 1 else self
 
+    def permute(self, *dims: Any) -> Tensor:
+        """The axes in another order; the batch axis (0) stays first."""
+        from .nn import functional
+
+        return functional.permute(self, dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims)
+
+    def flip(self, *dims: Any) -> Tensor:
+        """The elements of some axes in reverse order."""
+        from .nn import functional
+
+        return functional.flip(self, dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims)
+
+    def expand(self, *shape: Any) -> Tensor:
+        """Axes of extent 1 repeated; -1 keeps an extent. The batch axis (x.shape[0] or -1) comes first."""
+        from .nn import functional
+
+        return functional.broadcast_to(
+            self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        )
+
+    def repeat(self, *repeats: Any) -> Tensor:
+        """The whole tensor several times along each axis; 1 for the batch axis."""
+        from .nn import functional
+
+        return functional.tile(
+            self, repeats[0] if len(repeats) == 1 and isinstance(repeats[0], (tuple, list)) else repeats
+        )
+
+    @property
+    def mT(self) -> Tensor:
+        """The last two axes swapped."""
+        from .nn import functional
+
+        return functional.transpose(self, -2, -1)
+
+    T = mT
+
+    def _sliced(self, axis: int, start: int, step: int, count: int) -> Tensor:
+        """Along an axis of one sample."""
+        if (start, step, count) == (0, 1, self.sample_shape[axis]):
+            return self
+        return self.trace.emit("slice", [self], {"axis": axis, "start": start, "step": step, "count": count})
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Parts of the samples: the first index is `:`, for the batch; then numbers, slices, None, `...`, and one array
+        of whole numbers an axis."""
+        items = list(index) if isinstance(index, tuple) else [index]
+        used = sum(item is not None and item is not Ellipsis for item in items)
+        dots = [place for place, item in enumerate(items) if item is Ellipsis]
+        if len(dots) > 1 or used > self.ndim:
+            raise self.trace.error(f"the index {index!r} does not fit a tensor of shape {self.shape}")
+        place = dots[0] if dots else len(items)
+        items[place : place + len(dots)] = [slice(None)] * (self.ndim - used)
+        if not isinstance(items[0], slice) or items[0] != slice(None):
+            raise self.trace.error(
+                f"the first index of a tensor of shape {self.shape} must be ':': it is the batch axis, and samples of a "
+                "batch are independent of each other"
+            )
+        result, axis, shape = self, 0, []
+        for item in items[1:]:
+            if item is None:
+                shape.append(1)
+                continue
+            extent = self.sample_shape[axis]
+            if isinstance(item, (int, np.integer)) and not isinstance(item, bool):
+                if not -extent <= item < extent:
+                    raise self.trace.error(f"index {item} is outside of axis {axis + 1} of shape {self.shape}")
+                result = result._sliced(axis, int(item) % extent, 1, 1)
+            elif isinstance(item, slice):
+                taken = range(*item.indices(extent))
+                if not taken:
+                    raise self.trace.error(f"{item} takes nothing of axis {axis + 1} of shape {self.shape}")
+                result = result._sliced(axis, taken.start, taken.step, len(taken))
+                shape.append(len(taken))
+            elif isinstance(item, (list, np.ndarray)):
+                from .nn import functional
+
+                result = functional.index_select(result, axis + 1, item)
+                shape.append(result.sample_shape[axis])
+            else:
+                raise TypeError(
+                    f"{self.trace._prefix()}a tensor is indexed by numbers, slices, None, '...' and arrays, "
+                    f"not by {type(item).__name__}; for indices from the data there are gather and index_select"
+                )
+            axis += 1
+        return result._reshaped(tuple(shape))
+
+    def _cast(self, dtype: str) -> Tensor:
+        if self.trace.graph.dtype(self.value) == dtype:
+            return self
+        return self.trace.emit("cast", [self], {"to_int": float(dtype == "int32")})
+
     def contiguous(self) -> Tensor:
         """The tensor itself; memory layouts are the plan's business."""
         return self
@@ -384,6 +532,8 @@ class Tensor:
 
             function = getattr(functional, name)
             return lambda *args, **options: function(self, *args, **options)
+        if name in _CASTS:
+            return lambda: self._cast(_CASTS[name])
         raise AttributeError(
             f"{self.trace._prefix()}a tensor has no '{name}' here; the operators are those of samestep.nn and samestep.nn.functional"
         )
@@ -397,19 +547,22 @@ class Tensor:
             "samestep.nn.functional and the tensor's own, not NumPy, float() or conditions on values"
         )
 
-    __array__ = __bool__ = __float__ = __int__ = __len__ = __iter__ = __setitem__ = __getitem__ = _no_numbers
+    __array__ = __bool__ = __float__ = __int__ = __len__ = __iter__ = __setitem__ = _no_numbers
 
     def __repr__(self) -> str:
         return f"Tensor(shape={self.shape})"
 
 
 _METHODS = {
-    "abs", "add", "amax", "amin", "argmax", "argmin", "bmm", "cumsum", "logsumexp", "matmul", "max", "mean", "min", "norm",
-    "prod", "std", "sum", "var", "ceil", "clamp", "clip", "cos", "div", "eq", "erf", "exp", "expm1", "floor", "ge", "gt", "le", "log",
-    "log1p", "log_softmax", "logical_and", "logical_not", "logical_or", "lt", "masked_fill", "maximum", "minimum", "mul",
-    "ne", "neg", "pow", "reciprocal", "relu", "round", "rsqrt", "sigmoid", "sign", "sin", "softmax", "sqrt", "square",
-    "sub", "tanh", "where",
+    "abs", "add", "amax", "amin", "argmax", "argmin", "bmm", "broadcast_to", "ceil", "chunk", "clamp", "clip", "cos",
+    "cumsum", "div", "eq", "erf", "exp", "expm1", "floor", "gather", "ge", "gt", "index_select", "le", "log", "log1p",
+    "log_softmax", "logical_and", "logical_not", "logical_or", "logsumexp", "lt", "masked_fill", "matmul", "max",
+    "maximum", "mean", "min", "minimum", "movedim", "mul", "narrow", "ne", "neg", "norm", "pow", "prod", "reciprocal",
+    "relu", "repeat_interleave", "roll", "round", "rsqrt", "select", "sigmoid", "sign", "sin", "softmax", "split",
+    "sqrt", "square", "std", "sub", "sum", "swapaxes", "tanh", "tile", "transpose", "unbind", "unflatten", "var",
+    "where",
 }  # fmt: skip
+_CASTS = {"float": "float32", "int": "int32", "long": "int32"}
 
 
 def _function(name: str) -> Any:
