@@ -38,7 +38,8 @@ def retraced(function: Callable[..., _Result]) -> Callable[..., _Result]:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **options: Any) -> _Result:
-        before, _local.integers = getattr(_local, "integers", frozenset()), frozenset()
+        before: frozenset[str] = getattr(_local, "integers", frozenset())
+        _local.integers = frozenset()
         try:
             while True:
                 try:

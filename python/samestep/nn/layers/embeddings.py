@@ -57,7 +57,7 @@ class Embedding(Module):
         values = np.asarray(embeddings)
         if values.ndim != 2:
             raise ValueError(f"from_pretrained: embeddings must have two axes, but has the shape {values.shape}")
-        layer = cls(*values.shape, padding_idx=padding_idx)
+        layer = cls(values.shape[0], values.shape[1], padding_idx)
         layer.weight = Parameter(values, requires_grad=not freeze)
         return layer
 
