@@ -1,4 +1,5 @@
 /* Mean squared error, as torch.nn.MSELoss, with weights of samples. */
+#include "kernels/rowreduce.h"
 #include "kernels/variant.h"
 #include "ops/loss.h"
 #include "ops/op.h"
@@ -50,22 +51,34 @@ static int64_t saved_bytes(const ss_call *c) {
     return sizeof(real); /* the sample's sum of squares */
 }
 
-/* sum[j] = the chain of samples j = 0 ... count - 1, of n elements each. Several chains side by side hide the latency of an fma. */
-static inline __attribute__((always_inline)) void sums_of(const real *p, const real *t, int64_t n, int count, real *sum) {
-    real acc[8] = {0};
-    for (int64_t i = 0; i < n; i++)
-        for (int j = 0; j < count; j++) {
-            real d = p[j * n + i] - t[j * n + i];
-            acc[j] = fma_r(d, d, acc[j]);
-        }
-    for (int j = 0; j < count; j++) sum[j] = acc[j];
-}
+/* Sign and payload of a NaN depend on the instructions that made it; saved bytes must not. */
+static real one_nan(real x) { return x == x ? x : (real)NAN; }
 
+/* sum[j] = the sum of squares of sample begin + j: 16 accumulators and their tree. */
 static void sums_of_squares(const ss_call *c, int64_t begin, int64_t end, real *sum) {
     const int64_t n = ss_shape_count(&c->in_shape[PREDICTION]);
     const real *p = c->in[PREDICTION], *t = c->in[TARGET];
-    for (; begin + 8 <= end; begin += 8, sum += 8) sums_of(p + begin * n, t + begin * n, n, 8, sum);
-    for (; begin < end; begin++, sum++) sums_of(p + begin * n, t + begin * n, n, 1, sum);
+    if (n == 1) /* the same bits: the other accumulators hold 0 */
+        for (int64_t r = begin; r < end; r++) sum[r - begin] = (p[r] - t[r]) * (p[r] - t[r]);
+    else
+        for (int64_t r = begin; r < end; r++) sum[r - begin] = row_distance(n, p + r * n, t + r * n);
+    for (int64_t r = begin; r < end; r++) sum[r - begin] = one_nan(sum[r - begin]);
+}
+
+/* The definition: element i of a sample joins accumulator i % 16, which are then joined with those 8, 4, 2 and 1 further on. */
+static void sums_of_squares_ref(const ss_call *c, int64_t begin, int64_t end, real *sum) {
+    const int64_t n = ss_shape_count(&c->in_shape[PREDICTION]);
+    const real *p = c->in[PREDICTION], *t = c->in[TARGET];
+    for (int64_t r = begin; r < end; r++) {
+        real acc[16] = {0};
+        for (int64_t i = 0; i < n; i++) {
+            real d = p[r * n + i] - t[r * n + i];
+            acc[i % 16] = fma_r(d, d, acc[i % 16]);
+        }
+        for (int width = 8; width > 0; width /= 2)
+            for (int j = 0; j < width; j++) acc[j] += acc[j + width];
+        sum[r - begin] = one_nan(acc[0]);
+    }
 }
 
 static void stat(const ss_call *c, bool backward) {
@@ -78,7 +91,8 @@ static void stat(const ss_call *c, bool backward) {
         for (int64_t r = c->fold->row[l]; r < c->fold->row[l + 1];) {
             real sum[8];
             int64_t end = ss_min(r + 8, c->fold->row[l + 1]);
-            sums_of_squares(c, r, end, sum);
+            if (c->kernels) sums_of_squares(c, r, end, sum);
+            else sums_of_squares_ref(c, r, end, sum);
             for (int64_t j = 0; r + j < end; j++) {
                 if (saved) saved[r + j] = sum[j];
                 acc = fma_r(loss_sample_weight(c, SAMPLE_WEIGHT, r + j), sum[j], acc);
@@ -126,6 +140,8 @@ static const ss_op_case cases[] = {
     {.inputs = "B:3,4,5 W:3,4,5"},
     {.inputs = "B:7 B:7 W:"},
     {.inputs = "B:7 B:7 -"},
+    {.inputs = "B:1377 B:1377"},
+    {.inputs = "B:16 B:16"},
     {.inputs = "B:2,33 W:2,33 W:"},
     {.attrs = "reduction=1", .inputs = "B:5 B:5"},
     {.attrs = "reduction=1", .inputs = "B:5 B:5 W:"},
@@ -151,7 +167,8 @@ const ss_op SS_FN(ss_op_mse) = {
            "    loss = sum_b weight_b sum_i (prediction_bi - target_bi)^2 / (n sum_b weight_b)\n\n"
            "With reduction 1 (sum) the denominator is 1. Weights are finite and not negative; where all are 0 the gradient is 0. Both inputs receive a gradient. "
            "The node's own value is the sample's weighted sum of squares.\n\n"
-           "Order of sums: a chain over the elements of a sample in row-major order, `fma(d, d, acc)`, then a chain over the samples of a lane, `fma(weight, sum of sample, acc)`.",
+           "Order of sums: along the elements of a sample in row-major order 16 interleaved accumulators, `fma(d, d, acc)`, and a tree over them; "
+           "then a chain over the samples of a lane, `fma(weight, sum of sample, acc)`.",
     .flags = SS_OP_LOSS | SS_OP_NEEDS_IN,
     .attrs = attrs,
     .infer = infer,
