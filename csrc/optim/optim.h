@@ -84,13 +84,6 @@ typedef struct ss_optim {
     int64_t (*extra)(const double *hyper, const ss_shape *shape); /* NULL: none */
 } ss_optim;
 
-/* base^n for n >= 0 by repeated squaring: multiplications alone, so the same bits on every machine, which libm's pow does not promise. */
-static inline double ss_power(double base, int64_t n) {
-    double result = 1;
-    for (; n > 0; n >>= 1, base *= base)
-        if (n & 1) result *= base;
-    return result;
-}
 
 extern const int ss_optim_count;
 const ss_optim *ss_optim_at(ss_isa isa, int index);

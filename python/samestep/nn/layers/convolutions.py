@@ -15,27 +15,12 @@ from ..module import Module
 from ._base import count
 
 __all__ = [
-    "CircularPad1d",
-    "CircularPad2d",
-    "CircularPad3d",
-    "ConstantPad1d",
-    "ConstantPad2d",
-    "ConstantPad3d",
     "Conv1d",
     "Conv2d",
     "Conv3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
-    "ReflectionPad1d",
-    "ReflectionPad2d",
-    "ReflectionPad3d",
-    "ReplicationPad1d",
-    "ReplicationPad2d",
-    "ReplicationPad3d",
-    "ZeroPad1d",
-    "ZeroPad2d",
-    "ZeroPad3d",
 ]
 
 
@@ -255,125 +240,3 @@ class ConvTranspose3d(_ConvTranspose):
     """
 
     _axes = 3
-
-
-class _Pad(Module):
-    """padding: one width for all sides, or (left, right[, top, bottom[, front, back]])."""
-
-    _axes: ClassVar[int]
-    _mode: ClassVar[str]
-    value = 0.0
-
-    def __init__(self, padding: Any) -> None:
-        super().__init__()
-        least = -(1 << 16) if self._mode == "constant" else 0
-        self.padding = numbers(padding, 2 * self._axes, f"{type(self).__name__}: padding", least)
-
-    def forward(self, x: Any) -> Any:
-        if len(x.shape) != self._axes + 2:
-            raise ValueError(f"{type(self).__name__} takes {self._axes + 2} axes, got the shape {x.shape}")
-        return _pad(x, self.padding, self._mode, self.value)
-
-    def extra_repr(self) -> str:
-        return f"{self.padding}"
-
-
-class _ConstantPad(_Pad):
-    _mode = "constant"
-
-    def __init__(self, padding: Any, value: float) -> None:
-        super().__init__(padding)
-        self.value = float(value)
-
-    def extra_repr(self) -> str:
-        return f"padding={self.padding}, value={self.value}"
-
-
-class ConstantPad1d(_ConstantPad):
-    """Pads (samples, channels, length) by `value`. padding: one number, or (left, right)."""
-
-    _axes = 1
-
-
-class ConstantPad2d(_ConstantPad):
-    """Pads (samples, channels, height, width) by `value`. padding: one number, or (left, right, top, bottom)."""
-
-    _axes = 2
-
-
-class ConstantPad3d(_ConstantPad):
-    """Pads (samples, channels, depth, height, width) by `value`. padding: one number, or six."""
-
-    _axes = 3
-
-
-class ZeroPad1d(_Pad):
-    """Pads (samples, channels, length) by zeros. padding: one number, or (left, right)."""
-
-    _axes, _mode = 1, "constant"
-
-
-class ZeroPad2d(_Pad):
-    """Pads (samples, channels, height, width) by zeros. padding: one number, or (left, right, top, bottom)."""
-
-    _axes, _mode = 2, "constant"
-
-
-class ZeroPad3d(_Pad):
-    """Pads (samples, channels, depth, height, width) by zeros. padding: one number, or six."""
-
-    _axes, _mode = 3, "constant"
-
-
-class ReflectionPad1d(_Pad):
-    """Pads (samples, channels, length) by its mirror image without the edge. padding: one number, or two."""
-
-    _axes, _mode = 1, "reflect"
-
-
-class ReflectionPad2d(_Pad):
-    """Pads (samples, channels, height, width) by its mirror image without the edge. padding: one number, or four."""
-
-    _axes, _mode = 2, "reflect"
-
-
-class ReflectionPad3d(_Pad):
-    """Pads (samples, channels, depth, height, width) by its mirror image. padding: one number, or six."""
-
-    _axes, _mode = 3, "reflect"
-
-
-class ReplicationPad1d(_Pad):
-    """Pads (samples, channels, length) by its edge. padding: one number, or two."""
-
-    _axes, _mode = 1, "replicate"
-
-
-class ReplicationPad2d(_Pad):
-    """Pads (samples, channels, height, width) by its edge. padding: one number, or four."""
-
-    _axes, _mode = 2, "replicate"
-
-
-class ReplicationPad3d(_Pad):
-    """Pads (samples, channels, depth, height, width) by its edge. padding: one number, or six."""
-
-    _axes, _mode = 3, "replicate"
-
-
-class CircularPad1d(_Pad):
-    """Pads (samples, channels, length) by its other end. padding: one number, or two."""
-
-    _axes, _mode = 1, "circular"
-
-
-class CircularPad2d(_Pad):
-    """Pads (samples, channels, height, width) by its other end. padding: one number, or four."""
-
-    _axes, _mode = 2, "circular"
-
-
-class CircularPad3d(_Pad):
-    """Pads (samples, channels, depth, height, width) by its other end. padding: one number, or six."""
-
-    _axes, _mode = 3, "circular"
