@@ -135,3 +135,7 @@ def test_errors() -> None:
         plan.step(np.zeros((4, 2), np.float32), labels)
     with pytest.raises(ValueError, match=r"layer '1'.*whole numbers from the data"):
         nn.Sequential(nn.Tanh(), nn.Embedding(3, 4))(np.zeros((2, 3), np.float32))
+
+
+def test_summary_of_a_network_that_takes_indices() -> None:
+    assert "Embedding" in str(nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2)).summary((2,)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from ._trace import Trace
+from ._trace import Trace, retraced
 
 
 def table(head: list[str], rows: list[list[str]], right: set[int] | frozenset[int] = frozenset()) -> str:
@@ -39,13 +39,19 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "-" if shape is None else "(" + ", ".join(["B", *map(str, shape)]) + ")"
 
 
+@retraced
+def _traced(net: Any, input_shape: tuple[int, ...]) -> Trace:
+    with Trace(net) as trace:
+        net(trace.input("x", input_shape))
+    return trace
+
+
 class Summary:
     """Layers of a network in the order of their calls: `rows` holds (path, kind, output shape of one sample,
     parameters); `parameters` the total."""
 
     def __init__(self, net: Any, input_shape: tuple[int, ...]) -> None:
-        with Trace(net) as trace:
-            net(trace.input("x", input_shape))
+        trace = _traced(net, input_shape)
         self.input_shape = input_shape
         self.parameters = sum(parameter.numel() for parameter in net.parameters())
         self.trainable = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
