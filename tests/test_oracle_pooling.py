@@ -154,7 +154,7 @@ def test_refusals() -> None:
         (lambda: F.interpolate(image, scale_factor=0.01), ValueError, "scale_factor"),
         (lambda: F.interpolate(image, scale_factor=(2, 2, 2)), ValueError, "scale_factor"),
         (lambda: F.interpolate(image, 4, mode="bilinear", antialias=True), ValueError, "antialias"),
-        (lambda: nn.Upsample(), ValueError, "either size or scale_factor"),
+        (nn.Upsample, ValueError, "either size or scale_factor"),
         (lambda: F.pixel_shuffle(image, 2), ValueError, "multiple"),
         (lambda: F.pixel_unshuffle(image, 3), ValueError, "multiples"),
         (lambda: F.pixel_shuffle(image, 0), ValueError, "upscale_factor"),

@@ -40,7 +40,7 @@ static inline conv_extents conv_attr(const double *attr, int first, int depth, i
     return e;
 }
 
-/* Inputs and dtypes. `bias_axis`: which axis of the weight, times `groups` if that is 1, gives the outputs. */
+/* Number, ranks and dtypes of the inputs. */
 static inline ss_status conv_check(const ss_infer *q, const char *name, const char *weight_form, ss_error *err) {
     char a[96];
     const ss_shape *x = &q->in[CONV_X], *w = &q->in[CONV_WEIGHT];
