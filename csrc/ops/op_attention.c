@@ -1,0 +1,358 @@
+/* attention: softmax(q k^T scale + mask) v, head by head, in blocks. */
+#include <math.h>
+#include <string.h>
+#include "base/philox.h"
+#include "kernels/variant.h"
+#include "kernels/vmath.h"
+#include "ops/op.h"
+
+enum { Q, K, V, MASK, KEEP };
+enum { CAUSAL, SCALE, DROPOUT };
+enum { QUERIES = 32, KEYS = 64 }; /* of a block: the order of sums follows from them, so they are constants */
+
+static const ss_attr_spec attrs[] = {
+    {"is_causal", SS_ATTR_BOOL, 0, 0, 1, "1: query t sees the keys 0 to t"},
+    {"scale", SS_ATTR_FLOAT, 0, 0, 1e30, "factor of the products; 0: 1 / sqrt(D)"},
+    {"p", SS_ATTR_FLOAT, 0, 0, 0.999999, "part of the weights that is dropped in training"},
+    {0},
+};
+
+typedef struct attention {
+    int64_t heads, kv_heads, group, t, s, d, dv; /* group: query heads for each key head */
+    int64_t mask_head, mask_rows;                /* stride of a head in the mask (0: shared); its elements */
+    bool causal, batched_mask;
+    real scale, p;
+} attention;
+
+static attention attention_of(const ss_call *c) {
+    const ss_shape *q = &c->in_shape[Q], *k = &c->in_shape[K], *v = &c->in_shape[V];
+    attention a = {.heads = q->dim[0], .kv_heads = k->dim[0], .t = q->dim[1], .s = k->dim[1], .d = q->dim[2], .dv = v->dim[2],
+                   .causal = c->attr[CAUSAL] != 0, .p = c->training ? (real)c->attr[DROPOUT] : 0};
+    a.group = a.heads / a.kv_heads;
+    a.scale = c->attr[SCALE] > 0 ? (real)c->attr[SCALE] : 1 / sqrt_r((real)a.d);
+    if (c->n_in > MASK && c->in_shape[MASK].rank >= 0) {
+        const ss_shape *m = &c->in_shape[MASK];
+        a.mask_head = m->rank == 3 && m->dim[0] > 1 ? a.t * a.s : 0;
+        a.mask_rows = ss_shape_count(m);
+        a.batched_mask = c->role[MASK] == SS_ROLE_BATCHED;
+    }
+    return a;
+}
+
+static ss_status infer(ss_infer *q, ss_error *err) {
+    char x[96], y[96], z[96];
+    if (q->n_in < 3 || q->n_in > 5) return SS_FAIL(err, SS_ERR_SHAPE, "attention takes q, k, v and optional masks, not %d inputs", q->n_in);
+    for (int i = 0; i < 3; i++) {
+        if (q->in[i].rank != 3 || q->role[i] != SS_ROLE_BATCHED)
+            return SS_FAIL(err, SS_ERR_SHAPE, "attention needs batched q, k and v of shape (B, heads, length, features), got %s for input %d",
+                           q->in[i].rank < 0 ? "none" : ss_shape_text(&q->in[i], q->role[i] == SS_ROLE_BATCHED, x, sizeof x), i);
+        if (q->dtype[i] != SS_F32) return SS_FAIL(err, SS_ERR_DTYPE, "attention needs float q, k and v");
+    }
+    const ss_shape *a = &q->in[Q], *k = &q->in[K], *v = &q->in[V];
+    if (a->dim[2] != k->dim[2] || k->dim[0] != v->dim[0] || k->dim[1] != v->dim[1] || a->dim[0] % k->dim[0])
+        return SS_FAIL(err, SS_ERR_SHAPE, "attention: q %s, k %s and v %s do not go together", ss_shape_text(a, true, x, sizeof x), ss_shape_text(k, true, y, sizeof y),
+                       ss_shape_text(v, true, z, sizeof z));
+    if (q->n_in > MASK && q->in[MASK].rank >= 0) {
+        const ss_shape *m = &q->in[MASK];
+        bool fits = (m->rank == 2 || m->rank == 3) && m->dim[m->rank - 2] == a->dim[1] && m->dim[m->rank - 1] == k->dim[1];
+        if (fits && m->rank == 3) fits = m->dim[0] == 1 || m->dim[0] == a->dim[0];
+        if (!fits) return SS_FAIL(err, SS_ERR_SHAPE, "attention: a mask for q %s and k %s has the shape (T, S) or (heads, T, S), not %s", ss_shape_text(a, true, x, sizeof x),
+                                  ss_shape_text(k, true, y, sizeof y), ss_shape_text(m, q->role[MASK] == SS_ROLE_BATCHED, z, sizeof z));
+        if (q->role[MASK] == SS_ROLE_PARAMETER) return SS_FAIL(err, SS_ERR_VALUE, "attention: the mask must be a buffer or an activation");
+        if (q->dtype[MASK] != SS_F32) return SS_FAIL(err, SS_ERR_DTYPE, "attention needs a float mask");
+    }
+    if (q->n_in > KEEP && q->in[KEEP].rank >= 0) {
+        if (q->in[KEEP].rank != 1 || q->in[KEEP].dim[0] != k->dim[1] || q->role[KEEP] != SS_ROLE_BATCHED)
+            return SS_FAIL(err, SS_ERR_SHAPE, "attention: the mask of keys must have the shape (B, %lld)", (long long)k->dim[1]);
+        if (q->dtype[KEEP] != SS_F32) return SS_FAIL(err, SS_ERR_DTYPE, "attention needs a float mask of keys");
+    }
+    q->n_out = 1;
+    q->out[0] = *a;
+    q->out[0].dim[2] = v->dim[2];
+    return SS_OK;
+}
+
+/* ---- blocks ---- */
+
+/* to[e][j] = from[j][e] for the keys of a block; missing keys are 0. */
+static void turn(const real *restrict from, int64_t count, int64_t features, real *restrict to) {
+    for (int64_t e = 0; e < features; e++)
+        for (int64_t j = 0; j < KEYS; j++) to[e * KEYS + j] = j < count ? from[j * features + e] : 0;
+}
+
+/* to[j] = sum over e of x[e] * turned[e][j]: one chain along e for each key. */
+static inline void products(const real *restrict x, const real *restrict turned, int64_t features, real *restrict to) {
+    real sum[KEYS];
+    for (int64_t j = 0; j < KEYS; j++) sum[j] = 0;
+    for (int64_t e = 0; e < features; e++) {
+        const real factor = x[e];
+        for (int64_t j = 0; j < KEYS; j++) sum[j] = fma_r(factor, turned[e * KEYS + j], sum[j]);
+    }
+    for (int64_t j = 0; j < KEYS; j++) to[j] = sum[j];
+}
+
+/* Scores of query t against the keys [s0, s0 + count): scaled, masked, -inf where a key is not seen. */
+static void scores(const ss_call *c, const attention *a, int64_t row, int64_t head, int64_t t, int64_t s0, int64_t count, const real *turned, real *restrict to) {
+    products((const real *)c->in[Q] + ((row * a->heads + head) * a->t + t) * a->d, turned, a->d, to);
+    for (int64_t j = 0; j < KEYS; j++) to[j] *= a->scale;
+    if (a->mask_rows) {
+        const real *mask = (const real *)c->in[MASK] + (a->batched_mask ? row * a->mask_rows : 0) + head * a->mask_head + t * a->s + s0;
+        for (int64_t j = 0; j < count; j++) to[j] += mask[j];
+    }
+    if (c->n_in > KEEP && c->in_shape[KEEP].rank >= 0) {
+        const real *keep = (const real *)c->in[KEEP] + row * a->s + s0;
+        for (int64_t j = 0; j < count; j++)
+            if (keep[j] == 0) to[j] = -INFINITY;
+    }
+    const int64_t seen = a->causal ? ss_min(count, t - s0 + 1) : count;
+    for (int64_t j = ss_max(seen, 0); j < KEYS; j++) to[j] = -INFINITY;
+}
+
+/* Factors of dropout: 0 or 1 / (1 - p). Weights count in the order (head, query, key). */
+static void drop(const ss_call *c, const attention *a, int64_t row, int64_t head, int64_t t, int64_t s0, int64_t count, real *restrict to) {
+    const uint64_t first = (uint64_t)((head * a->t + t) * a->s + s0);
+    const real kept = 1 / (1 - a->p);
+    ss_random4 r = {{0}};
+    for (int64_t j = 0; j < count; j++) {
+        const uint64_t element = first + (uint64_t)j;
+        if (j == 0 || element % 4 == 0) r = ss_philox(c->seed, (uint32_t)(element / 4), (uint32_t)(c->sample0 + row), c->step, c->op_number);
+        to[j] = ss_uniform(r.word[element % 4]) >= (float)a->p ? kept : 0;
+    }
+}
+
+/* Key blocks that query t (the last of its block) sees at all. */
+static int64_t seen_keys(const attention *a, int64_t last_query) { return a->causal ? ss_min(a->s, last_query + 1) : a->s; }
+
+/* Weights of one block of keys for one query: what `scores` gave becomes exp(score - shift). */
+static inline void weights(real shift, real *restrict x) {
+    if (shift == -INFINITY) {
+        for (int64_t j = 0; j < KEYS; j++) x[j] = 0;
+        return;
+    }
+    for (int64_t j = 0; j < KEYS; j++) x[j] = exp_r(x[j] - shift);
+}
+
+/* The tree over a block. */
+static inline real block_sum(const real *restrict x) {
+    real t[KEYS];
+    memcpy(t, x, sizeof t);
+    for (int width = KEYS / 2; width > 0; width /= 2)
+        for (int j = 0; j < width; j++) t[j] += t[j + width];
+    return t[0];
+}
+
+static inline real block_max(const real *restrict x) {
+    real best = x[0];
+    for (int64_t j = 1; j < KEYS; j++) best = max_r(best, x[j]);
+    return best;
+}
+
+/* ---- scratch: of one thread ---- */
+
+typedef struct room {
+    real *k, *v, *p, *dp, *factor, *inner; /* turned keys and values, weights and their gradients [KEYS], dropout [KEYS], sums of the queries of one head */
+} room;
+
+static int64_t room_of(const ss_call *c, const attention *a, int thread, room *r) {
+    const int64_t k = KEYS * a->d, v = KEYS * a->dv, rows = ss_round_up(a->t, 16), total = k + v + 3 * KEYS + rows;
+    real *at = (real *)c->scratch + thread * total;
+    if (r) *r = (room){at, at + k, at + k + v, at + k + v + KEYS, at + k + v + 2 * KEYS, at + k + v + 3 * KEYS};
+    return total;
+}
+
+static int64_t scratch_bytes(const ss_call *c, bool backward) {
+    (void)backward;
+    attention a = attention_of(c);
+    return room_of(c, &a, 0, NULL) * c->threads * (int64_t)sizeof(real);
+}
+
+/* The logarithm of each query's sum of weights. */
+static int64_t saved_bytes(const ss_call *c) { return c->in_shape[Q].dim[0] * c->in_shape[Q].dim[1] * (int64_t)sizeof(real); }
+
+/* ---- forward: online softmax over blocks of keys (Milakov, Gimelshein, 2018; Dao and others, 2022) ---- */
+
+static void forward_block(const ss_call *c, const attention *a, const room *m, int64_t row, int64_t head, int64_t t0) {
+    const int64_t t1 = ss_min(t0 + QUERIES, a->t), kv = row * a->kv_heads + head / a->group, first = (row * a->heads + head) * a->t;
+    real most[QUERIES], sum[QUERIES];
+    for (int64_t t = t0; t < t1; t++) {
+        real *y = (real *)c->out[0] + (first + t) * a->dv;
+        most[t - t0] = -INFINITY;
+        sum[t - t0] = 0;
+        for (int64_t e = 0; e < a->dv; e++) y[e] = 0;
+    }
+    for (int64_t s0 = 0, end = seen_keys(a, t1 - 1); s0 < end; s0 += KEYS) {
+        const int64_t count = ss_min(KEYS, a->s - s0);
+        const real *value = (const real *)c->in[V] + (kv * a->s + s0) * a->dv;
+        turn((const real *)c->in[K] + (kv * a->s + s0) * a->d, count, a->d, m->k);
+        for (int64_t t = t0; t < t1; t++) {
+            real *restrict y = (real *)c->out[0] + (first + t) * a->dv, *restrict p = m->p;
+            scores(c, a, row, head, t, s0, count, m->k, p);
+            const real before = most[t - t0], now = max_r(before, block_max(p)), keep = before == -INFINITY ? 0 : exp_r(before - now);
+            weights(now, p);
+            most[t - t0] = now;
+            sum[t - t0] = fma_r(sum[t - t0], keep, block_sum(p));
+            if (a->p > 0) {
+                drop(c, a, row, head, t, s0, count, m->factor);
+                for (int64_t j = 0; j < count; j++) p[j] *= m->factor[j];
+            }
+            if (c->bf16)
+                for (int64_t j = 0; j < KEYS; j++) p[j] = bf16_r(p[j]);
+            for (int64_t e = 0; e < a->dv; e++) y[e] *= keep;
+            for (int64_t j = 0; j < count; j++) {
+                const real factor = p[j], *restrict v = value + j * a->dv;
+                for (int64_t e = 0; e < a->dv; e++) y[e] = fma_r(factor, v[e], y[e]);
+            }
+        }
+    }
+    real *saved = c->saved;
+    for (int64_t t = t0; t < t1; t++) {
+        real *restrict y = (real *)c->out[0] + (first + t) * a->dv;
+        const real total = sum[t - t0];
+        if (saved) saved[first + t] = total > 0 || total != total ? most[t - t0] + log_r(total) : -INFINITY;
+        if (total == 0) continue; /* no key is seen: 0 */
+        for (int64_t e = 0; e < a->dv; e++) y[e] = y[e] / total;
+    }
+}
+
+static void forward(const ss_call *c) {
+    attention a = attention_of(c);
+    room m;
+    room_of(c, &a, c->thread, &m);
+    const int64_t blocks = (a.t + QUERIES - 1) / QUERIES;
+    int64_t begin, end;
+    ss_split(c->rows * a.heads * blocks, 1, c->thread, c->threads, &begin, &end);
+    for (int64_t u = begin; u < end; u++) forward_block(c, &a, &m, u / (a.heads * blocks), u / blocks % a.heads, u % blocks * QUERIES);
+}
+
+/* ---- backward: weights are computed anew, block by block ---- */
+
+/* One query against one block of keys. */
+static void backward_query(const ss_call *c, const attention *a, const room *m, int64_t row, int64_t head, int64_t t, int64_t s0, int64_t count) {
+    const int64_t at = (row * a->heads + head) * a->t + t, kv = (row * a->kv_heads + head / a->group) * a->s + s0;
+    const real *saved = c->saved, *restrict q = (const real *)c->in[Q] + at * a->d, *restrict g = (const real *)c->grad_out[0] + at * a->dv;
+    real *restrict p = m->p, *restrict dp = m->dp;
+    scores(c, a, row, head, t, s0, count, m->k, p);
+    weights(saved[at], p);
+    products(g, m->v, a->dv, dp);
+    if (a->p > 0) drop(c, a, row, head, t, s0, count, m->factor);
+    if (c->grad_in[V]) {
+        real *restrict gv = (real *)c->grad_in[V] + kv * a->dv;
+        for (int64_t j = 0; j < count; j++) {
+            real factor = a->p > 0 ? p[j] * m->factor[j] : p[j];
+            if (c->bf16) factor = bf16_r(factor);
+            for (int64_t e = 0; e < a->dv; e++) gv[j * a->dv + e] = fma_r(factor, g[e], gv[j * a->dv + e]);
+        }
+    }
+    const real inner = m->inner[t];
+    for (int64_t j = 0; j < count; j++) dp[j] = p[j] * ((a->p > 0 ? dp[j] * m->factor[j] : dp[j]) - inner);
+    if (c->n_in > MASK && c->grad_in[MASK]) {
+        real *restrict gm = (real *)c->grad_in[MASK] + row * a->mask_rows + head * a->mask_head + t * a->s + s0;
+        for (int64_t j = 0; j < count; j++) gm[j] += dp[j];
+    }
+    for (int64_t j = 0; j < count; j++) dp[j] = c->bf16 ? bf16_r(dp[j] * a->scale) : dp[j] * a->scale;
+    if (c->grad_in[Q]) {
+        real *restrict gq = (real *)c->grad_in[Q] + at * a->d;
+        const real *restrict key = (const real *)c->in[K] + kv * a->d;
+        for (int64_t j = 0; j < count; j++)
+            for (int64_t e = 0; e < a->d; e++) gq[e] = fma_r(dp[j], key[j * a->d + e], gq[e]);
+    }
+    if (c->grad_in[K]) {
+        real *restrict gk = (real *)c->grad_in[K] + kv * a->d;
+        for (int64_t j = 0; j < count; j++)
+            for (int64_t e = 0; e < a->d; e++) gk[j * a->d + e] = fma_r(dp[j], q[e], gk[j * a->d + e]);
+    }
+}
+
+/* All query heads of one key head: the sums over queries and heads stay with one thread. */
+static void backward_head(const ss_call *c, const attention *a, const room *m, int64_t row, int64_t kv_head) {
+    const int64_t kv = (row * a->kv_heads + kv_head) * a->s;
+    if (c->grad_in[K]) memset((real *)c->grad_in[K] + kv * a->d, 0, (size_t)(a->s * a->d) * sizeof(real));
+    if (c->grad_in[V]) memset((real *)c->grad_in[V] + kv * a->dv, 0, (size_t)(a->s * a->dv) * sizeof(real));
+    for (int64_t head = kv_head * a->group; head < (kv_head + 1) * a->group; head++) {
+        const int64_t first = (row * a->heads + head) * a->t;
+        if (c->grad_in[Q]) memset((real *)c->grad_in[Q] + first * a->d, 0, (size_t)(a->t * a->d) * sizeof(real));
+        for (int64_t t = 0; t < a->t; t++) {
+            const real *g = (const real *)c->grad_out[0] + (first + t) * a->dv, *y = (const real *)c->out[0] + (first + t) * a->dv;
+            real sum = 0;
+            for (int64_t e = 0; e < a->dv; e++) sum = fma_r(g[e], y[e], sum);
+            m->inner[t] = sum;
+        }
+        for (int64_t s0 = 0; s0 < a->s; s0 += KEYS) {
+            const int64_t count = ss_min(KEYS, a->s - s0);
+            turn((const real *)c->in[K] + (kv + s0) * a->d, count, a->d, m->k);
+            turn((const real *)c->in[V] + (kv + s0) * a->dv, count, a->dv, m->v);
+            for (int64_t t = a->causal ? s0 : 0; t < a->t; t++) backward_query(c, a, m, row, head, t, s0, count);
+        }
+    }
+}
+
+static void backward(const ss_call *c) {
+    attention a = attention_of(c);
+    room m;
+    room_of(c, &a, c->thread, &m);
+    int64_t begin, end;
+    if (c->n_in > KEEP && c->grad_in[KEEP]) { /* a mask of 0 and 1 has no gradient */
+        ss_my_elements(c, c->rows * a.s, &begin, &end);
+        if (end > begin) memset((real *)c->grad_in[KEEP] + begin, 0, (size_t)(end - begin) * sizeof(real));
+    }
+    const bool whole = c->n_in > MASK && c->grad_in[MASK]; /* heads share the mask's gradient: a thread takes whole samples */
+    const int64_t parts = whole ? 1 : a.kv_heads;
+    ss_split(c->rows * parts, 1, c->thread, c->threads, &begin, &end);
+    for (int64_t u = begin; u < end; u++) {
+        const int64_t row = u / parts;
+        if (whole) memset((real *)c->grad_in[MASK] + row * a.mask_rows, 0, (size_t)a.mask_rows * sizeof(real));
+        for (int64_t h = whole ? 0 : u % parts; h < (whole ? a.kv_heads : u % parts + 1); h++) backward_head(c, &a, &m, row, h);
+    }
+}
+
+static void cost(const ss_call *c, bool both, ss_cost *out) {
+    attention a = attention_of(c);
+    double pairs = (double)a.heads * (double)a.t * (double)a.s * (a.causal ? 0.5 : 1);
+    out->flops = pairs * (double)(2 * a.d + 2 * a.dv + 20) * (both ? 3.5 : 1);
+    out->bytes = (double)(a.heads * a.t * (a.d + a.dv) + a.kv_heads * a.s * (a.d + a.dv)) * 4 * (both ? 3 : 1);
+}
+
+static const ss_op_case cases[] = {
+    {.inputs = "B:2,5,4 B:2,5,4 B:2,5,4"},
+    {.inputs = "B:1,3,7 B:1,9,7 B:1,9,5"},
+    {.inputs = "B:4,5,3 B:2,6,3 B:2,6,3"},                         /* grouped queries */
+    {.attrs = "is_causal=1", .inputs = "B:2,7,4 B:2,7,4 B:2,7,4"},
+    {.attrs = "is_causal=1 scale=0.7", .inputs = "B:1,37,4 B:1,70,4 B:1,70,3"},
+    {.attrs = "is_causal=1", .inputs = "B:1,70,3 B:1,70,3 B:1,70,3"},
+    {.inputs = "B:2,5,4 B:2,6,4 B:2,6,4 S1:5,6"},
+    {.inputs = "B:2,5,4 B:2,6,4 B:2,6,4 B:5,6"},
+    {.inputs = "B:2,5,4 B:2,6,4 B:2,6,4 B:2,5,6"},
+    {.inputs = "B:2,5,4 B:2,6,4 B:2,6,4 S:1,5,6 W:6"},
+    {.attrs = "p=0.4", .inputs = "B:2,5,4 B:2,6,4 B:2,6,4"},
+    {.inputs = "B:2,5,4 B:2,6,3 B:2,6,4", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:3,5,4 B:2,6,4 B:2,6,4", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:2,5,4 B:2,6,4 B:2,5,4", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:2,5,4 B:2,6,4 B:2,6,4 S:6,5", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:2,5,4 B:2,6,4 B:2,6,4 P:5,6", .expect = SS_ERR_VALUE},
+    {.inputs = "B:2,5,4 B:2,6,4 B:2,6,4 - W:5", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:5,4 B:5,4 B:5,4", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:2,5,4 B:2,6,4", .expect = SS_ERR_SHAPE},
+    {.inputs = "I4:2,5,4 B:2,6,4 B:2,6,4", .expect = SS_ERR_DTYPE},
+    {0},
+};
+
+const ss_op SS_FN(ss_op_attention) = {
+    .name = "attention",
+    .doc = "Scaled dot-product attention: `softmax(q k^T scale + mask) v` for each head.\n\n"
+           "q `(B, H, T, D)`, k `(B, G, S, D)`, v `(B, G, S, E)`, output `(B, H, T, E)`; H is a multiple of G, and neighbouring query heads share a key head (grouped queries). The additive mask, a "
+           "buffer or an activation, has the shape `(T, S)`, `(1, T, S)` or `(H, T, S)`, the mask of keys `(B, S)` is 0 for keys that are not seen. With is_causal query t sees the keys 0 to t. A query "
+           "that sees no key gives 0. In training the part p of the weights is dropped.\n\n"
+           "Memory grows with T + S, not with T S: weights are made in blocks of 64 keys, with the greatest score so far subtracted, and computed anew in the backward pass (Dao, Fu, Ermon, Rudra, "
+           "Re: \"FlashAttention\", 2022).\n\n"
+           "Order of sums: products one chain along the features; the sum of a block's weights a tree over its 64 keys, blocks in order; outputs one chain over the keys, rescaled at each "
+           "block. The gradient of q is one chain over the keys, those of k and v over blocks of keys, then the query heads of a group, then the queries, in order.",
+    .flags = SS_OP_NEEDS_IN | SS_OP_NEEDS_OUT | SS_OP_PRODUCT,
+    .attrs = attrs,
+    .infer = infer,
+    .forward = forward,
+    .backward = backward,
+    .saved_bytes = saved_bytes,
+    .scratch_bytes = scratch_bytes,
+    .cost = cost,
+    .cases = cases,
+};
