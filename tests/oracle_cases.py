@@ -25,7 +25,8 @@ from samestep import nn
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra 'oracles')")
 
 LOSS_TOLERANCE = 4e-6
-"""Of the loss of one step, relative. Of a sample the sum of squares takes 16 interleaved accumulators; samples of a lane follow in a chain."""
+"""Of the loss of one step, relative. The squares of a sample take 16 interleaved accumulators; samples of a lane follow
+in a chain."""
 
 
 class Case(NamedTuple):

@@ -16,7 +16,16 @@ from samestep.nn import functional as F
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra 'oracles')")
 TF = torch.nn.functional
 
-cases = Cases({"batch_norm": 5e-6, "group_norm": 5e-6, "layer_norm": 5e-6, "rms_norm": 5e-6})
+cases = Cases(
+    {
+        "batch_norm": 5e-6,
+        "group_norm": 5e-6,
+        "layer_norm": 5e-6,
+        "local_response_norm": 3e-6,
+        "normalize": 3e-6,
+        "rms_norm": 5e-6,
+    }
+)
 
 for _shape, _normalized in [
     ((9, 5), 5), ((9, 64), 64), ((5, 7, 33), 33), ((5, 7, 128), [128]), ((5, 3, 4, 6), (4, 6)),
@@ -48,6 +57,19 @@ _FAR = {
     "layer_norm": (lambda x, *p: F.layer_norm(x + 50.0, (33,), *p), lambda x, *p: TF.layer_norm(x + 50.0, (33,), *p)),
     "group_norm": (lambda x, *p: F.group_norm(x + 50.0, 3, *p), lambda x, *p: TF.group_norm(x + 50.0, 3, *p)),
 }
+for _shape, _dim in [((9, 10), 1), ((9, 130), -1), ((5, 4, 7), 1), ((5, 4, 7), 2), ((5, 4, 3, 6), 2)]:
+    for _p in (1.0, 2.0, 3.0, 1.5, float("inf")):
+        cases.function(
+            "normalize", f"p={_p} along {_dim} of {_shape}", _shape, lambda x, p=_p, d=_dim: F.normalize(x, p, d),
+            lambda x, p=_p, d=_dim: TF.normalize(x, p, d),
+        )  # fmt: skip
+cases.function("normalize", "eps", (9, 10), lambda x: F.normalize(x, eps=3.5), lambda x: TF.normalize(x, eps=3.5))
+for _shape, _arguments, _options in [
+    ((5, 9, 4), (5,), {}), ((5, 9, 3, 4), (3,), {"alpha": 0.7, "beta": 0.5, "k": 2.0}),
+    ((5, 9, 3, 4), (4,), {"alpha": 1.0}), ((5, 3, 2, 3, 4), (8,), {"alpha": 1.0}), ((5, 9, 4), (1,), {"alpha": 1.0}),
+]:  # fmt: skip
+    cases.layer("local_response_norm", "LocalResponseNorm", _shape, *_arguments, **_options)
+
 # Here PyTorch's float32 is 5.1e-6 from its own float64; this project's is 1.6e-6 from that.
 far = Cases({"layer_norm": 2e-5, "group_norm": 2e-5})
 for _op, (_ours, _theirs) in _FAR.items():
@@ -99,6 +121,38 @@ def test_evaluation_without_running_statistics() -> None:
     assert oracle.distance(net.eval()(x[:4]), twin.eval()(torch.tensor(x[:4])).detach()) <= 2e-6
 
 
+class Everything(nn.Module):
+    """Every normalisation and every layer that drops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(4, 8), nn.Dropout2d(0.2), nn.InstanceNorm2d(8, affine=True),
+            nn.LocalResponseNorm(3), nn.StochasticDepth(0.2, "row"), nn.StochasticDepth(0.1, "batch"),
+            nn.LayerNorm((4, 5)), nn.Flatten(), nn.BatchNorm1d(160, momentum=None), nn.Linear(160, 33),
+            nn.RMSNorm(33), nn.AlphaDropout(0.2), nn.FeatureAlphaDropout(0.1),
+        )  # fmt: skip
+        self.last = nn.Linear(33, 4)
+
+    def forward(self, x: Any) -> Any:
+        return self.last(F.normalize(self.body(x)))
+
+
+def test_threads_and_sweeps_change_no_bit() -> None:
+    x, y = oracle.grid((3 * 21, 3, 4, 5)), oracle.labels(3 * 21, 4)
+    found = set()
+    for options in ({"threads": 1}, {"threads": 3}, {"threads": 2, "lanes_at_once": 1}, {"lanes_at_once": 4}):
+        ss.manual_seed(4)
+        net = Everything()
+        plan = ss.compile(net, "cross_entropy", optim.AdamW(1e-2), 21, seed=7, lanes=8, **options)
+        for step in range(3):
+            plan.step(x[21 * step : 21 * step + 21], y[21 * step : 21 * step + 21])
+        found.add(ss.fingerprint(net))
+    assert len(found) == 1
+    ss.manual_seed(4)
+    assert ss.fingerprint(Everything()) not in found
+
+
 def test_convert_sync_batchnorm() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     assert nn.SyncBatchNorm.convert_sync_batchnorm(net) is net
@@ -130,6 +184,12 @@ def test_nan_stays_in_its_sample(layer: Any) -> None:
         (lambda: nn.InstanceNorm1d(4, track_running_stats=True), "track_running_stats"),
         (lambda: nn.InstanceNorm1d(4)(np.zeros((2, 4), np.float32)), "3 axes"),
         (lambda: nn.InstanceNorm1d(4)(np.zeros((2, 4, 1), np.float32)), "position"),
+        (lambda: F.normalize(np.ones((2, 4), np.float32), p=0.0), "p must"),
+        (lambda: F.normalize(np.ones((2, 4), np.float32), dim=0), "batch"),
+        (lambda: F.normalize(np.ones((2, 4), np.float32), dim=2), "dim"),
+        (lambda: nn.LocalResponseNorm(0), "size"),
+        (lambda: F.local_response_norm(np.ones((2, 4, 3), np.float32), 0), "size"),
+        (lambda: F.local_response_norm(np.ones((2, 4), np.float32), 3), "length"),
         (lambda: nn.BatchNorm1d(4, momentum=2.0), "momentum"),
         (lambda: nn.BatchNorm3d(4)(np.zeros((2, 4, 3, 3), np.float32)), "5 axes"),
         (lambda: nn.SyncBatchNorm(4, process_group=1), "process_group"),

@@ -6,9 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from ._base import apply
+from ._base import apply, lift, symbolic
 
-__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
+__all__ = [
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "local_response_norm",
+    "normalize",
+    "rms_norm",
+]
 
 RMS_EPS = float(np.finfo(np.float32).eps)
 
@@ -80,6 +88,30 @@ def instance_norm(
     if int(np.prod(shape[2:])) == 1:
         raise ValueError(f"instance_norm needs more than one position a channel, got {shape}")
     return group_norm(input, shape[1], weight, bias, eps)
+
+
+def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Any:
+    """Divides each element by (k + alpha / size * sum of squares)^beta, the sum over `size` neighbouring channels (axis
+    1) at its position (Krizhevsky and others, 2012). input: (samples, channels, length, ...). Raises ValueError."""
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise ValueError(f"local_response_norm: size must be a whole number of at least 1, but is {size!r}")
+    if len(_shape(input)) < 3:
+        raise ValueError(
+            f"local_response_norm needs an input of shape (samples, channels, length, ...), got {_shape(input)}"
+        )
+    attrs = {"size": int(size), "alpha": float(alpha), "beta": float(beta), "k": float(k)}
+    return apply("local_response_norm", [input], attrs=attrs)
+
+
+def normalize(input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
+    """Divides by the p-norm along axis `dim` (not the batch), or by eps where that is greater. p: positive, or infinite.
+    Raises ValueError."""
+    if not p > 0:
+        raise ValueError(f"normalize: p must be positive, but is {p!r}")
+    if not symbolic(input):
+        return lift(lambda x: normalize(x, p, dim, eps), input)
+    attrs = {"axis": input.axis(dim, "dim"), "p": float(p), "eps": _eps(eps, "normalize")}
+    return apply("normalize", [input], attrs=attrs)
 
 
 def _shape(input: Any) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ __all__ = [
     "InstanceNorm2d",
     "InstanceNorm3d",
     "LayerNorm",
+    "LocalResponseNorm",
     "RMSNorm",
     "SyncBatchNorm",
 ]
@@ -90,7 +91,10 @@ class _BatchNorm(Module):
         )
 
     def extra_repr(self) -> str:
-        text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, track_running_stats={self.track_running_stats}"
+        text = (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
         return text + (f", stats_lanes={self.stats_lanes}" if self.stats_lanes else "")
 
 
@@ -258,7 +262,10 @@ class _InstanceNorm(Module):
         return F.instance_norm(x, None, None, self.weight, self.bias, True, self.momentum, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, track_running_stats=False"
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            "track_running_stats=False"
+        )
 
 
 class InstanceNorm1d(_InstanceNorm):
@@ -280,6 +287,22 @@ class InstanceNorm3d(_InstanceNorm):
     Arguments as in InstanceNorm1d."""
 
     _axes = 5
+
+
+class LocalResponseNorm(Module):
+    """Divides each element by (k + alpha / size * sum of squares)^beta, the sum over `size` neighbouring channels (axis
+    1) at its position (Krizhevsky and others, 2012). k must keep that positive."""
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        super().__init__()
+        self.size = count(size, "LocalResponseNorm: size")
+        self.alpha, self.beta, self.k = float(alpha), float(beta), float(k)
+
+    def forward(self, x: Any) -> Any:
+        return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
 def _positive(eps: Any, name: str) -> float:
