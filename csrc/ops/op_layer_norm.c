@@ -22,7 +22,7 @@ static const ss_op_case cases[] = {
     {.inputs = "B:9 - -"},
     {.attrs = "axes=2", .inputs = "B:4,3,5 P:3,5 P:3,5"},
     {.attrs = "axes=3 eps=0.1", .inputs = "B:4,3,5 P:4,3,5 P:4,3,5"},
-    {.inputs = "B:3,2 P:2 P:2"},
+    {.attrs = "eps=0.1", .inputs = "B:3,2 P:2 P:2"},
     {.inputs = "B:4,100 P:100 P:100", .inference = true},
     {.attrs = "axes=2", .inputs = "B:5 P:5 P:5", .expect = SS_ERR_SHAPE},
     {.attrs = "axes=0", .inputs = "B:5", .expect = SS_ERR_VALUE},

@@ -256,7 +256,7 @@ static inline void norm_backward_ref(const ss_call *c, bool centred) {
         real down = centred ? norm_ref_tree(sum) / (real)n : 0, steep = norm_ref_tree(product) * inverse / (real)n * inverse;
         for (int64_t i = 0; i < n; i++) {
             real h = weight ? (centred ? fma_r(g[row * n + i], weight[i], -down) : g[row * n + i] * weight[i]) : g[row * n + i] - down;
-            to[row * n + i] = fma_r(mean - x[row * n + i], steep, h) * inverse;
+            to[row * n + i] = fma_r(centred ? mean - x[row * n + i] : -x[row * n + i], steep, h) * inverse;
         }
     }
     for (int input = NORM_WEIGHT; input <= NORM_BIAS; input++) {
