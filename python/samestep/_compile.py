@@ -290,6 +290,7 @@ class Plan:
         self._main: Any = None
         self._last: Any = None  # the session of the last training step
         self._soft: frozenset[str] = frozenset()
+        self._like: list[Array] = []  # no samples, in the shapes of the targets that were seen first
         self._integer: set[str] = set()  # inputs that are used as indices
         self._inputs: list[tuple[str, tuple[int, ...]]] | None = None  # names and shapes of one sample
         self._by_name = False  # inputs are given to forward by name
@@ -400,7 +401,7 @@ class Plan:
             extra: list[tuple[int, int, tuple[int, ...]]] = []
             for head in self.heads.items:
                 leaf = self.heads.output_of(head, outputs)
-                wanted = head.targets(leaf.sample_shape, head.name in self._soft)
+                wanted = head.targets(leaf.sample_shape, head.name in self._soft, self._like[len(trace.targets) :])
                 target = []
                 for name, shape, dtype in wanted:
                     label = ".".join(part for part in (head.name, name) if part)
@@ -567,6 +568,7 @@ class Plan:
                 inputs = [(name, array.shape[1:]) for name, array in zip(names, given.inputs, strict=True)]
                 self._by_name = given.keys is not None
             self._inputs = inputs
+            self._like = [array[:0] for array in given.targets]
             soft = comm.together(self.comm, lambda: self._soft_heads(given.targets))
             self._build(inputs, soft)
         assert self._model is not None
@@ -840,7 +842,7 @@ class Plan:
             weight = None if sample_weight is None else given.arrays[-1]
             at = 0
             for head in self.heads.items:
-                count = len(head.targets(outputs[head.name].shape[1:], head.name in self._soft))
+                count = len(head.targets(outputs[head.name].shape[1:], head.name in self._soft, given.targets[at:]))
                 target = given.targets[at]
                 at += count
                 for metric in head.metrics:

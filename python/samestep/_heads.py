@@ -26,10 +26,13 @@ class Head:
         """A result's name: "loss", or "loss_left" where there are several heads."""
         return f"{what}_{self.name}" if self.name else what
 
-    def targets(self, output: tuple[int, ...], soft: bool) -> list[tuple[str, tuple[int, ...], str]]:
-        """(name, shape, dtype) of each target of one sample."""
+    def targets(
+        self, output: tuple[int, ...], soft: bool, given: Sequence[npt.NDArray[Any]] = ()
+    ) -> list[tuple[str, tuple[int, ...], str]]:
+        """(name, shape, dtype) of each target of one sample. given: the targets from this head's first on, where they
+        are known."""
         if hasattr(self.loss, "targets"):
-            return list(self.loss.targets(output, None))
+            return list(self.loss.targets(output, given or None))
         given = np.empty((0, *output), np.float32) if soft else None
         return [("", *self.loss.target(output, given))]
 
