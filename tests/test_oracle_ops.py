@@ -588,4 +588,6 @@ def test_optimizer(op: str, name: str, options: dict[str, Any]) -> None:
 
 
 def test_every_optimizer_has_a_case() -> None:
-    assert {entry["name"] for entry in _core.optimizers()} == {op for op, _, _ in OPTIMIZERS}
+    from test_oracle_optimizers import CASES, NUMPY_CASES
+
+    assert {entry["name"] for entry in _core.optimizers()} == {op for op, _, _ in OPTIMIZERS + CASES + NUMPY_CASES}

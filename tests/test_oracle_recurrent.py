@@ -330,7 +330,9 @@ def test_ctc_zero_infinity_leaves_out_what_does_not_fit() -> None:
     log_softmax = nn.LogSoftmax(-1)
     for reduction in ("mean", "sum"):
         found = oracle.probe(log_softmax, [logits], nn.CTCLoss(0, reduction, True), (labels, inputs, counts))
-        wanted, gradient = torch_ctc(logits, (labels, inputs, counts), torch.float64, reduction=reduction, zero_infinity=True)
+        wanted, gradient = torch_ctc(
+            logits, (labels, inputs, counts), torch.float64, reduction=reduction, zero_infinity=True
+        )
         assert found["loss"] == pytest.approx(wanted, rel=2e-6)
         assert oracle.distance(found["input0"], gradient) < TOLERANCE
         assert not found["input0"][0].any()

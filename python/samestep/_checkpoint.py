@@ -27,7 +27,10 @@ def slots_of(plan: Plan) -> dict[str, np.ndarray[Any, Any]]:
     if plan._model is None:
         return {}
     plan._sessions[plan._last][0].gather_slots()
-    return {f"{slot}.{name}": plan.model.get_slot(slot, name) for slot in plan.model.slots() for name in _trained(plan)}
+    state = {
+        f"{slot}.{name}": plan.model.get_slot(slot, name) for slot in plan.model.slots() for name in _trained(plan)
+    }
+    return {name: value for name, value in state.items() if value.size}  # not every parameter has an "extra"
 
 
 def put_slots(plan: Plan, state: dict[str, np.ndarray[Any, Any]], step: int) -> None:
@@ -49,6 +52,10 @@ def _callback_states(trainer: Trainer) -> list[list[Any]]:
 def save(path: str, trainer: Trainer, order: tuple[Any, ...], note: str) -> None:
     """Rank 0 writes the file in one move; an error reaches every rank. Collective."""
     plan = trainer.plan
+    if plan._swapped:
+        raise RuntimeError(
+            "a checkpoint cannot be saved inside `with plan.averaged()`: weights and averages are exchanged"
+        )
     slots = slots_of(plan)
 
     def write() -> None:
@@ -144,7 +151,8 @@ def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
     for slot in plan.model.slots():
         for name in _trained(plan):
             value = slots.get(f"{slot}.{name}")
-            if value is None or value.shape != plan._stored[name].shape:
+            kept = plan.model.get_slot(slot, name)
+            if kept.size and (value is None or value.shape != kept.shape):
                 raise CheckpointError(f"{path} has no '{slot}' of the optimizer for '{name}' that fits")
     try:
         trainer.net.load_state_dict(

@@ -68,8 +68,10 @@ def compile(
     (default: from batch_size alone); lanes_at_once: a power of two, fewer lanes together need less memory; threads: of
     this rank; backend: "native" or "openblas"; precision: "fp32", or "bf16": operands of products are rounded to bfloat16, while sums,
     parameters, gradients and optimizer state stay float32; loss_weights: of several losses;
-    augment: MixUp or CutMix of samestep.augment; clip_norm: greatest norm of all gradients
-    together, clip_value: greatest size of an element of a gradient; average: optim.EMA or optim.SWA, see `averaged`;
+    augment: MixUp or CutMix of samestep.augment;
+    clip_norm: greatest norm of all gradients together (infinity: only measured, `plan.gradient_norm`); clip_value:
+    greatest size of an element of a gradient; both as torch.nn.utils does, the elements first; average: an average of the
+    weights, samestep.optim.EMA or SWA (`plan.averaged()`);
     gradients: keep whole gradients on every rank for `plan.gradients`
     (default: only where there is one rank); comm: an mpi4py communicator (default: all ranks).
 
@@ -122,17 +124,6 @@ def whole(value: Any, argument: str, least: int = 1) -> int:
     if value > LARGEST:
         raise ValueError(f"{argument} must be at most {LARGEST}, but is {value}")
     return int(value)
-
-
-def positive(value: Any, argument: str) -> float | None:
-    """A positive number (infinity too), or None. Raises TypeError, ValueError."""
-    if value is None:
-        return None
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{argument} must be a number, not {value!r}")
-    if not float(value) > 0:
-        raise ValueError(f"{argument} must be positive, but is {value!r}")
-    return float(value)
 
 
 def check_target(array: Array, shape: tuple[int, ...], dtype: str, argument: str) -> None:
@@ -260,6 +251,8 @@ class Plan:
         self.heads = Heads(loss, loss_weights, metrics)
         self.loss = self.heads.loss
         self.optimizer = optimizers.resolve(optimizer)
+        self.average = optimizers.resolve_average(average)
+        self.clip_norm, self.clip_value = _limit(clip_norm, "clip_norm"), _limit(clip_value, "clip_value")
         self.metrics = tuple(metric.name for metric in self.heads.metrics)
         self.seed = _random.check_seed(seed)
         self.batch_size = None if batch_size is None else whole(batch_size, "batch_size")
@@ -275,7 +268,6 @@ class Plan:
         if augment is not None and not isinstance(augment, Mix):
             raise TypeError(f"augment must be an object of samestep.augment, not {augment!r}")
         self.augment: Mix | None = augment
-        self.clip_norm, self.clip_value = positive(clip_norm, "clip_norm"), positive(clip_value, "clip_value")
         if average is not None and not isinstance(average, (optimizers.EMA, optimizers.SWA)):
             raise TypeError(f"average must be optim.EMA(...) or optim.SWA(...), not {average!r}")
         self.average: optimizers.EMA | optimizers.SWA | None = average
@@ -285,7 +277,9 @@ class Plan:
         """Loss and metrics of the last step."""
         self._model: _core.Model | None = None
         self._stored: dict[str, Stored] = {}
-        self._hypers: list[dict[str, float]] = []
+        self._hypers: list[dict[str, float]] = []  # of the optimizer and its groups, as the core has them
+        self._clip: tuple[float, float] = (0.0, 0.0)
+        self._swapped = False  # the averages stand in the place of the weights
         self._sessions: dict[Any, tuple[_core.Plan, Trace]] = {}
         self._main: Any = None
         self._last: Any = None  # the session of the last training step
@@ -443,32 +437,32 @@ class Plan:
         self._inputs, self._soft = inputs, soft
         self._check_ranks()
         trace = comm.together(self.comm, lambda: self._graph(True, True, False))
-        self._agree(trace)
-
-        trained = {name: item for name, item in trace.stored.items() if getattr(item, "requires_grad", False)}
-        names = comm.together(self.comm, lambda: self.optimizer._assign(trained))
-        groups = [
-            (listed, self.optimizer.hypers(group)) for listed, group in zip(names, self.optimizer.groups, strict=True)
-        ]
-        ahead = self.optimizer if isinstance(self.optimizer, optimizers.Lookahead) else None
+        trained = {
+            name: item for name, item in trace.stored.items() if getattr(item, "requires_grad", None) is not None
+        }
+        members = comm.together(self.comm, lambda: self.optimizer._assign(trained))
+        self._agree(trace, members)
+        hypers, clip = self.optimizer.all_hypers(), (self.clip_norm or 0.0, self.clip_value or 0.0)
+        optimizer = self.optimizer
+        lookahead = (optimizer.k, optimizer.alpha) if isinstance(optimizer, optimizers.Lookahead) else None
 
         def create() -> tuple[_core.Model, _core.Plan]:
             model = _core.Model(
                 trace.graph,
                 self.comm,
                 optimizer=self.optimizer._core_name,
-                hypers=self.optimizer.hypers(),
+                hypers=hypers[0],
+                groups=list(zip(members, hypers[1:], strict=True)),
+                clip_norm=clip[0],
+                clip_value=clip[1],
+                lookahead=lookahead,
+                average=self.average and self.average._core(),
                 threads=self.threads,
                 pin=os.environ.get("SAMESTEP_PIN") == "1",
                 backend=self.backend,
                 isa=os.environ.get("SAMESTEP_ISA") or None,
                 seed=self.seed,
                 bf16=self.precision == "bf16",
-                groups=groups or None,
-                clip_norm=self.clip_norm or 0.0,
-                clip_value=self.clip_value or 0.0,
-                lookahead=(ahead.k, ahead.alpha) if ahead else None,
-                average=self.average._core() if self.average else None,
             )
             if self.comm.rank == 0:
                 for name, item in trace.stored.items():
@@ -479,7 +473,7 @@ class Plan:
 
         model, plan = comm.together(self.comm, create)
         model.broadcast()
-        self._model, self._stored, self._hypers = model, dict(trace.stored), self._wanted_hypers()
+        self._model, self._stored, self._hypers, self._clip = model, dict(trace.stored), hypers, clip
         self._main = (True, True, False, self.batch_size)
         self._sessions, self._last = {self._main: (plan, trace)}, self._main
         for name, item in trace.stored.items():
@@ -523,7 +517,7 @@ class Plan:
             self._last = key
         return self._sessions[key]
 
-    def _agree(self, trace: Trace) -> None:
+    def _agree(self, trace: Trace, members: list[list[str]]) -> None:
         """Compares with rank 0 what must be equal on all ranks; all ranks raise the same ValueError."""
         if self.comm.size == 1:
             return
@@ -540,12 +534,13 @@ class Plan:
             "inputs": [[name, list(shape)] for name, shape in self._inputs or ()],
             "precision": self.precision,
             "augment": repr(self.augment),
-            "clip_norm": self.clip_norm,
-            "clip_value": self.clip_value,
-            "average": repr(self.average),
             "loss": [f"{head.label('loss')} {head.loss!r} * {head.weight:g}" for head in self.heads.items],
             "metrics": list(self.metrics),
             "optimizer": repr(self.optimizer),
+            "groups of parameters": members,
+            "clip_norm": self.clip_norm and repr(self.clip_norm),
+            "clip_value": self.clip_value and repr(self.clip_value),
+            "average": repr(self.average),
             "network": [
                 f"{node['op']} in layer '{node['layer']}' ({', '.join(f'{name}={value:g}' for name, value in node['attrs'].items())})"
                 for node in trace.graph.nodes()
@@ -687,19 +682,18 @@ class Plan:
             check_target(array, shape, dtype, label)
 
     def _update_hypers(self, model: _core.Model) -> None:
-        wanted = self._wanted_hypers()
-        if wanted == self._hypers:
-            return
-        for number, hypers in enumerate(wanted):
-            before = self._hypers[number] if number < len(self._hypers) else {}
-            for name, value in hypers.items():
-                if value != before.get(name):
-                    model.set_hyper(name, value, number)
-        self._hypers = wanted
-
-    def _wanted_hypers(self) -> list[dict[str, float]]:
-        """The settings of the parameters without a group, and of each group, under the core's names."""
-        return [self.optimizer.hypers(), *(self.optimizer.hypers(group) for group in self.optimizer.groups)]
+        hypers = self.optimizer.all_hypers()
+        if hypers != self._hypers:
+            for group, values in enumerate(hypers):
+                known = self._hypers[group] if self._hypers else {}
+                for name, value in values.items():
+                    if value != known.get(name):
+                        model.set_hyper(name, value, group)
+            self._hypers = hypers
+        clip = (_limit(self.clip_norm, "clip_norm") or 0.0, _limit(self.clip_value, "clip_value") or 0.0)
+        if clip != self._clip:
+            model.set_clip(*clip)
+            self._clip = clip
 
     # --- work
 
@@ -901,30 +895,35 @@ class Plan:
         return self._model
 
     @property
-    def gradients(self) -> Mapping[str, npt.NDArray[np.float32]]:
-        """The gradients of the last step by parameter name, read-only. Under several ranks compile with gradients=True."""
-        return _Gradients(self)
-
-    @property
     def gradient_norm(self) -> float:
-        """L2 norm of all gradients together in the last step, before clipping. Needs clip_norm (math.inf only measures)."""
+        """The norm of all gradients together in the last step, before clipping. Needs clip_norm; clip_norm=math.inf only
+        measures."""
         if self.clip_norm is None:
-            raise ValueError("compile with clip_norm to measure the norm; clip_norm=math.inf clips nothing")
-        return float(self.model.gradient_norm)
+            raise ValueError(
+                "the norm of the gradients is not measured: compile with clip_norm (math.inf only measures)"
+            )
+        return self.model.gradient_norm
 
     @contextlib.contextmanager
-    def averaged(self) -> Iterator[Plan]:
-        """The network with the averages of its parameters, while the block runs: for evaluate, predict and save. Nothing
-        trains meanwhile. Needs average=optim.EMA(...) or optim.SWA(...). Collective."""
-        if self.average is None:
-            raise ValueError("compile with average=optim.EMA(...) or optim.SWA(...) to have averages")
+    def averaged(self) -> Iterator[None]:
+        """Inside `with plan.averaged():` the averages stand in the place of the weights: for evaluate, predict and
+        state_dict; training waits until after it. Collective. Raises RuntimeError when there is no average (yet)."""
         model = self.model
+        if self.average is None:
+            raise RuntimeError("this plan keeps no average: compile with average=samestep.optim.EMA() or SWA(...)")
         self._sessions[self._last][0].gather_slots()
         model.swap_average()
+        self._swapped = not self._swapped
         try:
-            yield self
+            yield
         finally:
             model.swap_average()
+            self._swapped = not self._swapped
+
+    @property
+    def gradients(self) -> Mapping[str, npt.NDArray[np.float32]]:
+        """The gradients of the last step by parameter name, read-only, as clipped. Under several ranks compile with gradients=True."""
+        return _Gradients(self)
 
     def explain(self, analyze: bool = False) -> Explanation:
         """The order of work: instructions with shapes, kernels, flops, bytes, memory offsets and exchange buckets.
@@ -971,6 +970,17 @@ class _Gradients(Mapping[str, npt.NDArray[np.float32]]):
 
     def __len__(self) -> int:
         return len(self._names())
+
+
+def _limit(value: Any, argument: str) -> float | None:
+    """A positive number, infinity included, or None."""
+    if value is None:
+        return None
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{argument} must be a number or None, not {value!r}")
+    if not float(value) > 0:
+        raise ValueError(f"{argument} must be positive, but is {value!r}")
+    return float(value)
 
 
 def _power_above(number: int) -> int:

@@ -106,7 +106,7 @@ class Model:
         backend: str = "native",
         isa: str | None = None,
         seed: int = 0,
-        groups: list[tuple[list[str], dict[str, float]]] | None = None,
+        groups: list[tuple[list[str], Mapping[str, float]]] | None = None,
         clip_norm: float = 0.0,
         clip_value: float = 0.0,
         lookahead: tuple[int, float] | None = None,
@@ -129,13 +129,15 @@ class Model:
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes, bits of parameters and buffers, and the order's version."""
     gradient_norm: float
-    """Of all gradients together in the last update with clip_norm, before clipping."""
+    """Norm of all gradients together in the last update with clip_norm, before clipping."""
     def hyper(self, name: str, group: int = 0, /) -> float: ...
-    def set_clip(self, norm: float, value: float, /) -> None: ...
-    def swap_average(self) -> None:
-        """Exchanges the parameters and their averages; call the plan's gather_slots() first under MPI."""
     def set_hyper(self, name: str, value: float, group: int = 0, /) -> None:
         """Takes effect at the next step; rank 0's values count."""
+    def set_clip(self, norm: float, value: float, /) -> None:
+        """Changes the clipping of gradients; 0 switches it off. A norm needs a model that was made with one."""
+    def swap_average(self) -> None:
+        """Exchanges the parameters and their averages; call the plan's gather_slots() first under MPI. Until they are
+        exchanged back the model does not train."""
     def slots(self) -> list[str]: ...
     def get_slot(self, slot: str, name: str, /) -> npt.NDArray[np.float32]:
         """A copy of an optimizer state of one parameter. Call the plan's gather_slots() first under MPI."""

@@ -84,6 +84,10 @@ class Optimizer:
             values |= {key: number * factor for key, number in self._encode(name, value).items()}
         return values
 
+    def all_hypers(self) -> list[dict[str, float]]:
+        """hypers() of the parameters without a group, then of each group."""
+        return [self.hypers(), *(self.hypers(group) for group in self.groups)]
+
     def group_settings(self) -> list[dict[str, Any]]:
         """The settings under their public names: of the parameters without a group, then of each group; learning rates
         times lr_factor."""

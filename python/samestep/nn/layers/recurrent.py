@@ -13,7 +13,7 @@ from ..functional.recurrent import scan, step
 from ..module import Module
 from ._base import count, switched_off
 
-__all__ = ["GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 
 class _Weights(Module):
@@ -34,9 +34,7 @@ class _Weights(Module):
                 self.register_parameter(name, None)
 
     def _weights(self, suffix: str) -> list[Any]:
-        return [
-            self._parameters.get(name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        ]
+        return [self._parameters.get(name + suffix) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
 
     def reset_parameters(self) -> None:
         """Draws new initial values, uniform in +-1/sqrt(hidden_size)."""
@@ -95,9 +93,7 @@ class _Recurrent(_Weights):
     def _check(self, x: Any, states: list[Any]) -> None:
         name, prefix = type(self).__name__, x.trace._prefix()
         if x.ndim != 3 or x.sample_shape[1] != self.input_size:
-            raise ValueError(
-                f"{prefix}{name} takes inputs of shape (samples, steps, {self.input_size}), not {x.shape}"
-            )
+            raise ValueError(f"{prefix}{name} takes inputs of shape (samples, steps, {self.input_size}), not {x.shape}")
         wanted = (self.num_layers * (1 + self.bidirectional), self.hidden_size)
         for state in states:
             if state.sample_shape != wanted:
@@ -245,7 +241,9 @@ class _Cell(_Weights):
             raise ValueError(f"{prefix}{name} takes inputs of shape (samples, {self.input_size}), not {x.shape}")
         for state in states:
             if state.sample_shape != (self.hidden_size,):
-                raise ValueError(f"{prefix}{name}: states have the shape (samples, {self.hidden_size}), not {state.shape}")
+                raise ValueError(
+                    f"{prefix}{name}: states have the shape (samples, {self.hidden_size}), not {state.shape}"
+                )
         return step(self._op, x, self._weights(""), states, self._memory, self._attrs())
 
     def forward(self, x: Any, hx: Any = None) -> Any:
