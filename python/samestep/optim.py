@@ -35,6 +35,8 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "LAMB",
+    "LARS",
     "Lion",
     "Lookahead",
     "NAdam",
@@ -544,6 +546,71 @@ class Lion(Optimizer):
         groups: Iterable[Mapping[str, Any]] | None = None,
     ) -> None:
         self._set_up(groups, lr=lr, betas=betas, weight_decay=weight_decay, maximize=maximize)
+
+
+class LAMB(Optimizer):
+    """LAMB, for large batches: Adam whose step of each parameter array is in proportion to the array's norm.
+
+    Parameters: lr, betas, eps, weight_decay (in the direction of the step), maximize, groups: as in AdamW; adapt: False
+    leaves the ratio of norms out, which is often done for biases and normalisation layers:
+    groups=[{"params": lambda name, p: p.ndim < 2, "weight_decay": 0.0, "adapt": False}]. With several ranks every rank
+    receives the whole gradient and updates all parameters. Source: You and others: "Large batch optimization for deep
+    learning: training BERT in 76 minutes", 2020.
+    """
+
+    _core_name = "lamb"
+    _settings = ("lr", "betas", "eps", "weight_decay", "adapt", "maximize")
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        adapt: bool = True,
+        *,
+        maximize: bool = False,
+        groups: Iterable[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._set_up(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, adapt=adapt, maximize=maximize)
+
+
+class LARS(Optimizer):
+    """LARS, for large batches: gradient descent whose step of each parameter array is in proportion to the array's norm.
+
+    Parameters: lr: step size of the network; momentum, dampening, weight_decay, nesterov, maximize, groups: as in SGD;
+    trust_coefficient: how far a step moves an array, in its norm; eps: added to the norm of the gradient; adapt: False
+    leaves the ratio of norms out, which is often done for biases and normalisation layers (see LAMB). Source: You, Gitman,
+    Ginsburg: "Large batch training of convolutional networks", 2017.
+    """
+
+    _core_name = "lars"
+    _settings = (
+        "lr", "momentum", "dampening", "weight_decay", "nesterov", "trust_coefficient", "eps", "adapt", "maximize",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        trust_coefficient: float = 1e-3,
+        eps: float = 1e-8,
+        adapt: bool = True,
+        *,
+        maximize: bool = False,
+        groups: Iterable[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._set_up(
+            groups, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
+            trust_coefficient=trust_coefficient, eps=eps, adapt=adapt, maximize=maximize,
+        )  # fmt: skip
+
+    def _consistent(self, settings: Any) -> None:
+        if settings.nesterov and (settings.momentum == 0 or settings.dampening != 0):
+            raise ValueError("LARS: nesterov needs momentum > 0 and dampening = 0")
 
 
 class Lookahead(Optimizer):
