@@ -246,7 +246,76 @@ static void check_scalars(void) {
     CHECK(ss_power(0, 0) == 1 && ss_power(0, 3) == 0 && ss_exponential(0) == 1 && ss_logarithm(1) == 0, "ends");
 }
 
+/* ---- optimizers that see a parameter whole ---- */
+
+static const setting wholes[] = {
+    {"lamb", 2, {{"lr", 0.05}}},
+    {"lamb", 2, {{"lr", 0.05}, {"adapt", 0}, {"maximize", 1}}},
+    {"lars", 1, {{"lr", 10}, {"weight_decay", 0.1}}},
+    {"lars", 0, {{"lr", 10}, {"momentum", 0}}},
+};
+enum { WHOLES = sizeof wholes / sizeof wholes[0], LARGEST = 9000, EXTRA = 40000 };
+
+typedef struct whole_numbers {
+    float param[LARGEST], slot[SS_MAX_SLOTS][LARGEST], extra[EXTRA];
+} whole_numbers;
+
+static void run_whole(const ss_optim *o, const double *hyper, const ss_shape *shape, const ss_kernels *kernels, int threads, whole_numbers *out) {
+    static float grad[LARGEST];
+    int64_t n = ss_shape_count(shape), scratch_count = o->scratch ? o->scratch(hyper, shape, kernels, SS_BACKEND_NATIVE, threads) : 0;
+    int64_t extra = o->extra ? o->extra(hyper, shape) : 0;
+    double derived[SS_MAX_DERIVED];
+    uint32_t state = 5;
+    float *scratch = ss_calloc((size_t)scratch_count + 32, 4), *aligned = scratch + (64 - (uintptr_t)scratch % 64) / 4 % 16, *slots[SS_MAX_SLOTS];
+    memset(out, 0, sizeof *out);
+    assert(n < LARGEST && extra < EXTRA);
+    for (int64_t i = 0; i < n; i++) out->param[i] = random_float(&state);
+    out->param[n] = out->extra[extra] = aligned[scratch_count] = 123.f;
+    for (int k = 0; k < SS_MAX_SLOTS; k++) slots[k] = out->slot[k];
+    for (int step = 1; step <= STEPS; step++) {
+        uint32_t draw = 77u * (uint32_t)step;
+        for (int64_t i = 0; i < n; i++) grad[i] = random_float(&draw);
+        if (o->prepare) o->prepare(hyper, step, derived);
+        for (int64_t i = 0; i < scratch_count; i++) aligned[i] = NAN;
+        ss_whole w = {.shape = shape, .count = n, .param = out->param, .grad = grad, .slot = slots, .extra = out->extra, .scratch = aligned, .hyper = hyper, .derived = derived,
+                      .step = step, .kernels = kernels, .threads = threads};
+        for (w.phase = 0; w.phase < o->phases(hyper, shape); w.phase++)
+            for (int t = 0; t < threads; t++) { /* in both orders: threads may not wait for each other inside a phase */
+                w.thread = step % 2 ? t : threads - 1 - t;
+                o->whole(&w);
+            }
+    }
+    CHECK(out->param[n] == 123.f && out->extra[extra] == 123.f && aligned[scratch_count] == 123.f, "%s wrote after the end of %lld elements", o->name, (long long)n);
+    for (int64_t i = 0; i < n; i++) CHECK(isfinite(out->param[i]), "%s: element %lld is not finite", o->name, (long long)i);
+    ss_free(scratch);
+}
+
+static void check_whole(const setting *s) {
+    static whole_numbers want, have;
+    static const ss_shape shapes[] = {{1, {1}}, {1, {33}}, {2, {7, 5}}, {2, {90, 99}}, {3, {3, 40, 60}}, {4, {20, 5, 3, 3}}, {2, {1, 50}}, {1, {8500}}, {0, {0}}};
+    int index = ss_optim_find(s->name);
+    CHECK(index >= 0, "no optimizer '%s'", s->name);
+    if (index < 0) return;
+    double hyper[SS_MAX_HYPER];
+    const ss_optim *scalar = ss_optim_at(SS_ISA_SCALAR, index);
+    CHECK(fill_hypers(scalar, s, hyper), "%s lacks a hyperparameter", s->name);
+    CHECK(scalar->slots(hyper) == s->slots && scalar->derived <= SS_MAX_DERIVED, "%s keeps %d slots, want %d", s->name, scalar->slots(hyper), s->slots);
+    for (size_t j = 0; j < sizeof shapes / sizeof shapes[0]; j++) {
+        run_whole(scalar, hyper, &shapes[j], ss_kernels_for(SS_ISA_SCALAR), 1, &want);
+        for (int isa = 0; isa < SS_ISA_COUNT; isa++)
+            for (int threads = 1; ss_kernels_for((ss_isa)isa) && threads <= 4; threads++) {
+                run_whole(ss_optim_at((ss_isa)isa, index), hyper, &shapes[j], ss_kernels_for((ss_isa)isa), threads, &have);
+                CHECK(!memcmp(&want, &have, sizeof want), "%s, %s, shape %zu, %d threads: other bits", s->name, ss_isa_name((ss_isa)isa), j, threads);
+            }
+    }
+}
+
 int main(void) {
+    for (int i = 0; i < WHOLES; i++) {
+        int before = failures;
+        check_whole(&wholes[i]);
+        printf("%s %s (whole, setting %d)\n", failures == before ? "ok  " : "FAIL", wholes[i].name, i);
+    }
     for (int i = 0; i < SETTINGS; i++) {
         int before = failures;
         check_setting(&settings[i]);
@@ -254,7 +323,8 @@ int main(void) {
     }
     for (int k = 0; k < ss_optim_count; k++) {
         const ss_optim *o = ss_optim_at(SS_ISA_SCALAR, k);
-        bool found = o->whole != NULL;
+        bool found = false;
+        for (int i = 0; i < WHOLES; i++) found |= !strcmp(wholes[i].name, o->name);
         for (int i = 0; i < SETTINGS; i++) found |= !strcmp(settings[i].name, o->name);
         CHECK(found, "%s has no setting", o->name);
         if (!o->whole) check_special(o->name);

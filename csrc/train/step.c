@@ -548,7 +548,7 @@ static void update_whole(walk *w) {
         float *slot[SS_MAX_SLOTS];
         for (int j = 0; j < m->optim_slots; j++) slot[j] = m->slot[j] + p->offset;
         ss_whole whole = {.shape = &p->shape, .count = p->count, .param = m->values + p->offset, .grad = s->gradient + p->offset, .slot = slot,
-                          .extra = m->extra + p->extra_offset, .scratch = m->scratch, .hyper = m->hyper + p->group * SS_MAX_HYPER,
+                          .extra = p->extra_count ? m->extra + p->extra_offset : NULL, .scratch = m->scratch, .hyper = m->hyper + p->group * SS_MAX_HYPER,
                           .derived = m->derived + p->group * SS_MAX_DERIVED, .step = m->step + 1, .kernels = m->kernels, .backend = m->backend,
                           .thread = w->thread, .threads = w->threads};
         int phases = m->optim->phases(whole.hyper, whole.shape);
