@@ -130,7 +130,31 @@ def numpy_rule(name: str, options: dict[str, Any]) -> Any:
         s["b"] = momentum * s["b"] + (1 - o.get("dampening", 0)) * step if s["t"] > 1 else step
         return p - (step + momentum * s["b"] if o.get("nesterov") else s["b"] if momentum else step)
 
-    rule = {"Lion": lion, "LAMB": lamb, "LARS": lars}[name]
+    def adamw(p: Any, g: Any, s: dict[str, Any]) -> Any:
+        beta1, beta2 = o.get("adamw_betas", (0.9, 0.95))
+        s["m"] = beta1 * s.get("m", 0) + (1 - beta1) * g
+        s["v"] = beta2 * s.get("v", 0) + (1 - beta2) * g * g
+        u = s["m"] / (1 - beta1 ** s["t"]) / (np.sqrt(s["v"] / (1 - beta2 ** s["t"])) + o.get("adamw_eps", 1e-10))
+        rate = o.get("adamw_lr", 3e-4)
+        return p * (1 - rate * o.get("adamw_weight_decay", 0)) - rate * u
+
+    def muon(p: Any, g: Any, s: dict[str, Any]) -> Any:
+        if p.ndim < 2 or not o.get("use_muon", True):
+            return adamw(p, g, s)
+        momentum = o.get("momentum", 0.95)
+        a, b, c = o.get("ns_coefficients", (3.4445, -4.7750, 2.0315))
+        s["m"] = momentum * s.get("m", 0) + (1 - momentum) * g
+        u = momentum * s["m"] + (1 - momentum) * g if o.get("nesterov", True) else s["m"]
+        x = u.reshape(len(u), -1)
+        rows, cols = x.shape
+        x = x / max(np.sqrt((x * x).sum()), 1e-7)
+        for _ in range(o.get("ns_steps", 5)):
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        adjusted = 0.2 * math.sqrt(max(rows, cols)) if o.get("adjust_lr_fn") == "match_rms_adamw" else math.sqrt(max(1, rows / cols))
+        return p * (1 - lr * o.get("weight_decay", 0.1)) - lr * adjusted * x.reshape(p.shape)
+
+    rule = {"Lion": lion, "LAMB": lamb, "LARS": lars, "Muon": muon}[name]
     return lambda p, g, s: rule(p, sign * g, s)
 
 
@@ -145,6 +169,10 @@ NUMPY_CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("lars", "LARS", {"lr": 3.0, "trust_coefficient": 0.02, "dampening": 0.5, "maximize": True}),
     ("lars", "LARS", {"lr": 3.0, "trust_coefficient": 0.02, "momentum": 0.0}),
     ("lars", "LARS", {"lr": 0.02, "adapt": False}),
+    ("muon", "Muon", {"lr": 0.02}),
+    ("muon", "Muon", {"lr": 0.02, "nesterov": False, "momentum": 0.8, "ns_steps": 3, "weight_decay": 0.5, "maximize": True}),
+    ("muon", "Muon", {"lr": 0.02, "ns_coefficients": (2.0, -1.5, 0.5), "adjust_lr_fn": "match_rms_adamw", "adamw_lr": 0.05}),
+    ("muon", "Muon", {"lr": 0.02, "use_muon": False, "adamw_lr": 0.05, "adamw_betas": (0.8, 0.9), "adamw_weight_decay": 0.1}),
 ]
 
 
@@ -164,6 +192,27 @@ def test_against_numpy(op: str, name: str, options: dict[str, Any], shape: tuple
         state["t"] = step + 1
         p = step_of(p, 2 * (x[0].astype(np.float64) + p - target[0]), state)
         assert oracle.distance(net.p0.data, p) <= 1e-5, step
+
+
+@pytest.mark.parametrize("options", [{}, {"nesterov": False}, {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.3}])
+@pytest.mark.parametrize("shape", [(20, 15), (15, 40)])
+def test_muon_is_torch_s_but_for_bfloat16(shape: tuple[int, int], options: dict[str, Any]) -> None:
+    """Torch iterates in bfloat16, whose relative error is 2^-8 an operation: the steps are compared, roughly."""
+    net, p = Flat(shape), torch.tensor(oracle.grid(shape, 3), requires_grad=True)
+    plan = ss.compile(net, nn.MSELoss("sum"), optim.Muon(0.02, **options), 1)
+    twin = torch.optim.Muon([p], 0.02, **options)
+    for step in range(STEPS):
+        before = [np.array(net.p0.data), p.detach().numpy().copy()]
+        x, target = data(shape, step)
+        plan.step(x, target)
+        twin.zero_grad()
+        ((torch.tensor(x[0]) + p - torch.tensor(target[0])) ** 2).sum().backward()
+        twin.step()
+        moved = [net.p0.data - before[0], p.detach().numpy() - before[1]]
+        assert np.linalg.norm(moved[0] - moved[1]) <= 0.1 * np.linalg.norm(moved[1]), step
+        with torch.no_grad():
+            p.copy_(torch.tensor(np.array(net.p0.data)))
+    assert oracle.distance(plan.model.get_slot("momentum_buffer", "p0"), twin.state[p]["momentum_buffer"]) <= 4e-6
 
 
 # ---- groups ----

@@ -22,6 +22,7 @@ RULES = {
     "value": (optim.RMSprop(1e-3, momentum=0.9, centered=True, groups=VECTORS), dict(clip_value=0.01, average=optim.SWA(5, 3))),
     "lookahead": (optim.Lookahead(optim.NAdam(3e-3), 4), dict(average=optim.EMA(0.9, warmup=True))),
     "lamb": (optim.LAMB(3e-3, groups=VECTORS), dict(clip_norm=0.5, average=optim.EMA(0.9))),
+    "muon": (optim.Muon(0.01, groups=[{"params": "11.*", "use_muon": False}]), dict(clip_norm=1.0, average=optim.EMA(0.9))),
     "lars": (optim.LARS(1.0), dict(clip_norm=math.inf)),
 }
 rng = np.random.default_rng(7)

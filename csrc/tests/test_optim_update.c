@@ -253,6 +253,9 @@ static const setting wholes[] = {
     {"lamb", 2, {{"lr", 0.05}, {"adapt", 0}, {"maximize", 1}}},
     {"lars", 1, {{"lr", 10}, {"weight_decay", 0.1}}},
     {"lars", 0, {{"lr", 10}, {"momentum", 0}}},
+    {"muon", 1, {{"lr", 0.02}}},
+    {"muon", 1, {{"lr", 0.02}, {"use_muon", 0}, {"maximize", 1}}},
+    {"muon", 1, {{"lr", 0.02}, {"nesterov", 0}, {"ns_steps", 3}, {"match_rms_adamw", 1}}},
 };
 enum { WHOLES = sizeof wholes / sizeof wholes[0], LARGEST = 9000, EXTRA = 40000 };
 

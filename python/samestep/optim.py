@@ -39,6 +39,7 @@ __all__ = [
     "LARS",
     "Lion",
     "Lookahead",
+    "Muon",
     "NAdam",
     "Optimizer",
     "ParameterGroup",
@@ -46,8 +47,7 @@ __all__ = [
     "RMSprop",
 ]
 
-FLAGS = {"nesterov", "amsgrad", "maximize", "centered", "decoupled_weight_decay", "adapt"}
-BELOW_ONE = {"betas"}
+FLAGS = {"nesterov", "amsgrad", "maximize", "centered", "decoupled_weight_decay", "adapt", "use_muon"}
 AT_MOST_ONE = {"alpha of RMSprop", "rho of Adadelta"}
 
 
@@ -102,8 +102,8 @@ class Optimizer:
         ]
 
     def _encode(self, name: str, value: Any) -> dict[str, float]:
-        if name == "betas":
-            return {"beta1": value[0], "beta2": value[1]}
+        if name.endswith("betas"):  # "betas", "adamw_betas"
+            return {f"{name[:-1]}1": value[0], f"{name[:-1]}2": value[1]}
         return {name: float(value)}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -123,7 +123,7 @@ class Optimizer:
             if not isinstance(value, (bool, int)) or value not in (0, 1):
                 raise TypeError(f"{label} must be True or False, not {value!r}")
             return bool(value)
-        if name == "betas":
+        if name.endswith("betas"):
             if not isinstance(value, (tuple, list)) or len(value) != 2:
                 raise TypeError(f"{label} must be a pair of numbers, not {value!r}")
             pair = tuple(_number(label, part) for part in value)
@@ -611,6 +611,75 @@ class LARS(Optimizer):
     def _consistent(self, settings: Any) -> None:
         if settings.nesterov and (settings.momentum == 0 or settings.dampening != 0):
             raise ValueError("LARS: nesterov needs momentum > 0 and dampening = 0")
+
+
+class Muon(Optimizer):
+    """Muon, as torch.optim.Muon, for parameters of two or more axes (seen as matrices: first axis, the rest); biases,
+    normalisation and whatever a group takes out with use_muon=False (embeddings, output layers) follow AdamW.
+
+    Parameters: lr, weight_decay, momentum, nesterov: of matrices; ns_coefficients, eps, ns_steps: of the Newton-Schulz
+    iteration; adjust_lr_fn: None or "original": lr * sqrt(max(1, rows / columns)), "match_rms_adamw": 0.2 * lr *
+    sqrt(max(rows, columns)); adamw_lr, adamw_betas, adamw_eps, adamw_weight_decay: of AdamW; maximize: climb; groups: see
+    samestep.optim. The iteration is computed in float32, where torch rounds to bfloat16. Source: Jordan and others: "Muon:
+    an optimizer for hidden layers in neural networks", 2024.
+    """
+
+    _core_name = "muon"
+    _settings = (
+        "lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn", "use_muon", "adamw_lr",
+        "adamw_betas", "adamw_eps", "adamw_weight_decay", "maximize",
+    )  # fmt: skip
+    _rates = ("lr", "adamw_lr")
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        *,
+        use_muon: bool = True,
+        adamw_lr: float = 3e-4,
+        adamw_betas: tuple[float, float] = (0.9, 0.95),
+        adamw_eps: float = 1e-10,
+        adamw_weight_decay: float = 0.0,
+        maximize: bool = False,
+        groups: Iterable[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._set_up(
+            groups, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, ns_coefficients=ns_coefficients, eps=eps,
+            ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn, use_muon=use_muon, adamw_lr=adamw_lr, adamw_betas=adamw_betas,
+            adamw_eps=adamw_eps, adamw_weight_decay=adamw_weight_decay, maximize=maximize,
+        )  # fmt: skip
+
+    def _check(self, name: str, value: Any) -> Any:
+        label = f"Muon: {name}"
+        if name == "ns_coefficients":
+            if not isinstance(value, (tuple, list)) or len(value) != 3:
+                raise TypeError(f"{label} must be three numbers, not {value!r}")
+            return tuple(_number(label, part) for part in value)
+        if name == "ns_steps":
+            if _count(label, value) > 99:
+                raise ValueError(f"{label} must be at most 99, but is {value}")
+            return value
+        if name == "adjust_lr_fn":
+            if value not in (None, "original", "match_rms_adamw"):
+                raise ValueError(f"{label} must be None, 'original' or 'match_rms_adamw', not {value!r}")
+            return value
+        if name == "momentum" and _number(label, value) > 1:
+            raise ValueError(f"{label} must be at most 1, but is {value!r}")
+        return super()._check(name, value)
+
+    def _encode(self, name: str, value: Any) -> dict[str, float]:
+        if name == "ns_coefficients":
+            return dict(zip(("ns_a", "ns_b", "ns_c"), value, strict=True))
+        if name == "adjust_lr_fn":
+            return {"match_rms_adamw": float(value == "match_rms_adamw")}
+        return super()._encode(name, value)
 
 
 class Lookahead(Optimizer):
