@@ -154,7 +154,28 @@ def numpy_rule(name: str, options: dict[str, Any]) -> Any:
         adjusted = 0.2 * math.sqrt(max(rows, cols)) if o.get("adjust_lr_fn") == "match_rms_adamw" else math.sqrt(max(1, rows / cols))
         return p * (1 - lr * o.get("weight_decay", 0.1)) - lr * adjusted * x.reshape(p.shape)
 
-    rule = {"Lion": lion, "LAMB": lamb, "LARS": lars, "Muon": muon}[name]
+    def root(a: Any) -> Any:
+        values, vectors = np.linalg.eigh(a)
+        return vectors @ np.diag(values**-0.25) @ vectors.T
+
+    def shampoo(p: Any, g: Any, s: dict[str, Any]) -> Any:
+        eps, most = o.get("epsilon", 1e-4), o.get("max_extent", 1024)
+        d = g + decay * p
+        if p.ndim < 2:
+            s["sum"] = s.get("sum", eps) + d * d
+            step = d / np.sqrt(s["sum"])
+        else:
+            x = d.reshape(len(d), -1)
+            for name, side in (("L", x @ x.T), ("R", x.T @ x)):
+                side = side if len(side) <= most else np.diag(np.diag(side))
+                s[name] = s.get(name, eps * np.eye(len(side))) + side
+                if (s["t"] - 1) % o.get("update_freq", 10) == 0 or len(side) > most:
+                    s["root" + name] = root(s[name]) if len(side) <= most else np.diag(np.diag(s[name]) ** -0.25)
+            step = (s["rootL"] @ x @ s["rootR"]).reshape(p.shape)
+        s["b"] = o.get("momentum", 0) * s.get("b", 0) + step
+        return p - lr * s["b"]
+
+    rule = {"Lion": lion, "LAMB": lamb, "LARS": lars, "Muon": muon, "Shampoo": shampoo}[name]
     return lambda p, g, s: rule(p, sign * g, s)
 
 
@@ -170,6 +191,10 @@ NUMPY_CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("lars", "LARS", {"lr": 3.0, "trust_coefficient": 0.02, "momentum": 0.0}),
     ("lars", "LARS", {"lr": 0.02, "adapt": False}),
     ("muon", "Muon", {"lr": 0.02}),
+    ("shampoo", "Shampoo", {"lr": 0.1, "epsilon": 0.1}),
+    ("shampoo", "Shampoo", {"lr": 0.1, "epsilon": 0.1, "update_freq": 1, "momentum": 0.5, "weight_decay": 0.1}),
+    ("shampoo", "Shampoo", {"lr": 0.1, "epsilon": 0.1, "max_extent": 17, "update_freq": 3, "maximize": True}),
+    ("shampoo", "Shampoo", {"lr": 0.1, "epsilon": 0.1, "max_extent": 3}),
     ("muon", "Muon", {"lr": 0.02, "nesterov": False, "momentum": 0.8, "ns_steps": 3, "weight_decay": 0.5, "maximize": True}),
     ("muon", "Muon", {"lr": 0.02, "ns_coefficients": (2.0, -1.5, 0.5), "adjust_lr_fn": "match_rms_adamw", "adamw_lr": 0.05}),
     ("muon", "Muon", {"lr": 0.02, "use_muon": False, "adamw_lr": 0.05, "adamw_betas": (0.8, 0.9), "adamw_weight_decay": 0.1}),

@@ -23,6 +23,7 @@ RULES = {
     "lookahead": (optim.Lookahead(optim.NAdam(3e-3), 4), dict(average=optim.EMA(0.9, warmup=True))),
     "lamb": (optim.LAMB(3e-3, groups=VECTORS), dict(clip_norm=0.5, average=optim.EMA(0.9))),
     "muon": (optim.Muon(0.01, groups=[{"params": "11.*", "use_muon": False}]), dict(clip_norm=1.0, average=optim.EMA(0.9))),
+    "shampoo": (optim.Shampoo(0.01, update_freq=3, max_extent=80, momentum=0.9, groups=VECTORS), dict(average=optim.EMA(0.9))),
     "lars": (optim.LARS(1.0), dict(clip_norm=math.inf)),
 }
 rng = np.random.default_rng(7)

@@ -98,6 +98,9 @@ typedef struct ss_kernels {
     void (*clamp)(int64_t n, float *x, float most);
     /* to = fma(weight, from - to, to) */
     void (*blend)(int64_t n, float *to, const float *from, float weight);
+
+    /* Eigenvalues, ascending, and eigenvectors (rows) of the symmetric n x n matrix a, which is destroyed. work: 3 n. One thread. NaN throughout when a is not finite. */
+    void (*eigh)(int64_t n, double *a, double *values, double *vectors, double *work);
 } ss_kernels;
 
 /* NULL when this CPU cannot run it. */

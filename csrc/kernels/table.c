@@ -27,6 +27,7 @@ const ss_kernels SS_FN(ss_kernels) = {
     .scale = SS_FN(scale),
     .clamp = SS_FN(clamp),
     .blend = SS_FN(blend),
+    .eigh = SS_FN(eigh),
 };
 
 /* This file is compiled once a variant; the choice belongs to the scalar one alone, which every build has. */

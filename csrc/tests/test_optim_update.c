@@ -254,10 +254,13 @@ static const setting wholes[] = {
     {"lars", 1, {{"lr", 10}, {"weight_decay", 0.1}}},
     {"lars", 0, {{"lr", 10}, {"momentum", 0}}},
     {"muon", 1, {{"lr", 0.02}}},
+    {"shampoo", 0, {{"lr", 0.1}, {"update_freq", 2}}},
+    {"shampoo", 1, {{"lr", 0.1}, {"momentum", 0.5}, {"max_extent", 30}, {"weight_decay", 0.1}}},
+    {"shampoo", 0, {{"lr", 0.1}, {"max_extent", 1}, {"maximize", 1}}},
     {"muon", 1, {{"lr", 0.02}, {"use_muon", 0}, {"maximize", 1}}},
     {"muon", 1, {{"lr", 0.02}, {"nesterov", 0}, {"ns_steps", 3}, {"match_rms_adamw", 1}}},
 };
-enum { WHOLES = sizeof wholes / sizeof wholes[0], LARGEST = 9000, EXTRA = 40000 };
+enum { WHOLES = sizeof wholes / sizeof wholes[0], LARGEST = 9000, EXTRA = 200000 };
 
 typedef struct whole_numbers {
     float param[LARGEST], slot[SS_MAX_SLOTS][LARGEST], extra[EXTRA];
@@ -293,9 +296,50 @@ static void run_whole(const ss_optim *o, const double *hyper, const ss_shape *sh
     ss_free(scratch);
 }
 
+/* a = V^T diag(values) V, V orthogonal, ascending values, the same bits on every instruction set. */
+static void check_eigh(int64_t n, int kind) {
+    static double a[130 * 130], copy[130 * 130], values[130], vectors[130 * 130], want[130 * 130], work[390];
+    uint32_t state = 9;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j <= i; j++) {
+            double x = (double)random_float(&state);
+            if (kind == 1) x = i == j ? 1e-20 * (double)(i % 3) : 0;      /* diagonal, repeated, zeros */
+            if (kind == 2) x = (double)((i + 1) * (j + 1)) * 1e200;       /* rank one, large */
+            if (kind == 3) x = i == j ? 2 : i == j + 1 ? -1 : 0;          /* tridiagonal already */
+            if (kind == 4 && i == 0) x = NAN;
+            copy[i * n + j] = copy[j * n + i] = x;
+        }
+    for (int isa = 0; isa < SS_ISA_COUNT; isa++) {
+        const ss_kernels *kernels = ss_kernels_for((ss_isa)isa);
+        if (!kernels) continue;
+        memcpy(a, copy, sizeof a);
+        kernels->eigh(n, a, values, vectors, work);
+        if (isa == 0) memcpy(want, vectors, sizeof want);
+        CHECK(!memcmp(want, vectors, (size_t)(n * n) * sizeof *want), "eigh of %lld on %s: other bits", (long long)n, ss_isa_name((ss_isa)isa));
+        if (kind == 4) {
+            CHECK(values[0] != values[0] && vectors[n * n - 1] != vectors[n * n - 1], "eigh of NaN");
+            continue;
+        }
+        double scale = 0;
+        for (int64_t i = 0; i < n; i++) scale = fmax(scale, fabs(values[i]));
+        for (int64_t i = 0; i < n; i++) {
+            CHECK(i == 0 || values[i - 1] <= values[i], "eigh: not ascending");
+            for (int64_t j = 0; j < n; j++) {
+                double product = 0, sum = 0;
+                for (int64_t k = 0; k < n; k++) {
+                    product += vectors[i * n + k] * vectors[j * n + k];
+                    sum += values[k] * vectors[k * n + i] * vectors[k * n + j];
+                }
+                CHECK(fabs(product - (i == j)) <= 1e-13, "eigh of %lld, kind %d: vectors %lld and %lld: %g", (long long)n, kind, (long long)i, (long long)j, product);
+                CHECK(fabs(sum - copy[i * n + j]) <= 1e-13 * scale, "eigh of %lld, kind %d: element %lld, %lld is %g", (long long)n, kind, (long long)i, (long long)j, sum);
+            }
+        }
+    }
+}
+
 static void check_whole(const setting *s) {
     static whole_numbers want, have;
-    static const ss_shape shapes[] = {{1, {1}}, {1, {33}}, {2, {7, 5}}, {2, {90, 99}}, {3, {3, 40, 60}}, {4, {20, 5, 3, 3}}, {2, {1, 50}}, {1, {8500}}, {0, {0}}};
+    static const ss_shape shapes[] = {{1, {1}}, {1, {33}}, {2, {7, 5}}, {2, {90, 99}}, {3, {3, 10, 30}}, {4, {20, 5, 3, 3}}, {2, {1, 50}}, {1, {8500}}, {0, {0}}};
     int index = ss_optim_find(s->name);
     CHECK(index >= 0, "no optimizer '%s'", s->name);
     if (index < 0) return;
@@ -314,6 +358,10 @@ static void check_whole(const setting *s) {
 }
 
 int main(void) {
+    for (int kind = 0; kind < 5; kind++) {
+        static const int64_t extents[] = {1, 2, 3, 4, 17, 130};
+        for (int k = 0; k < 6; k++) check_eigh(extents[k], kind);
+    }
     for (int i = 0; i < WHOLES; i++) {
         int before = failures;
         check_whole(&wholes[i]);

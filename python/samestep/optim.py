@@ -45,6 +45,7 @@ __all__ = [
     "ParameterGroup",
     "RAdam",
     "RMSprop",
+    "Shampoo",
 ]
 
 FLAGS = {"nesterov", "amsgrad", "maximize", "centered", "decoupled_weight_decay", "adapt", "use_muon"}
@@ -680,6 +681,47 @@ class Muon(Optimizer):
         if name == "adjust_lr_fn":
             return {"match_rms_adamw": float(value == "match_rms_adamw")}
         return super()._encode(name, value)
+
+
+class Shampoo(Optimizer):
+    """Shampoo: the gradient of a matrix is multiplied from both sides by inverse fourth roots of sums of its squares.
+
+    Parameters: lr: step size; momentum: factor of the kept step; weight_decay: L2 penalty; epsilon: what the diagonals of
+    the sums start from; update_freq: steps between two computations of the roots, which take a time that grows with the
+    cube of the extents; max_extent: of a longer side only the diagonal is kept (at most 8192); maximize: climb; groups:
+    see samestep.optim. Parameters of one axis step as in Adagrad. Source: Gupta, Koren, Singer: "Shampoo: preconditioned
+    stochastic tensor optimization", 2018.
+    """
+
+    _core_name = "shampoo"
+    _settings = ("lr", "momentum", "weight_decay", "epsilon", "update_freq", "max_extent", "maximize")
+
+    def __init__(
+        self,
+        lr: float = 1e-1,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        epsilon: float = 1e-4,
+        update_freq: int = 10,
+        max_extent: int = 1024,
+        *,
+        maximize: bool = False,
+        groups: Iterable[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._set_up(
+            groups, lr=lr, momentum=momentum, weight_decay=weight_decay, epsilon=epsilon, update_freq=update_freq,
+            max_extent=max_extent, maximize=maximize,
+        )  # fmt: skip
+
+    def _check(self, name: str, value: Any) -> Any:
+        label = f"Shampoo: {name}"
+        if name in ("update_freq", "max_extent"):
+            if _count(label, value) > (8192 if name == "max_extent" else 10**9):
+                raise ValueError(f"{label} is too large: {value}")
+            return value
+        if name == "epsilon" and not _number(label, value) > 0:
+            raise ValueError(f"{label} must be positive, but is {value!r}")
+        return super()._check(name, value)
 
 
 class Lookahead(Optimizer):
