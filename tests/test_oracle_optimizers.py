@@ -7,9 +7,9 @@ import math
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
 
+import oracle
 import samestep as ss
 from samestep import nn, optim
 
@@ -151,7 +151,11 @@ def numpy_rule(name: str, options: dict[str, Any]) -> Any:
         for _ in range(o.get("ns_steps", 5)):
             gram = x @ x.T
             x = a * x + (b * gram + c * gram @ gram) @ x
-        adjusted = 0.2 * math.sqrt(max(rows, cols)) if o.get("adjust_lr_fn") == "match_rms_adamw" else math.sqrt(max(1, rows / cols))
+        adjusted = (
+            0.2 * math.sqrt(max(rows, cols))
+            if o.get("adjust_lr_fn") == "match_rms_adamw"
+            else math.sqrt(max(1, rows / cols))
+        )
         return p * (1 - lr * o.get("weight_decay", 0.1)) - lr * adjusted * x.reshape(p.shape)
 
     def root(a: Any) -> Any:
@@ -195,9 +199,21 @@ NUMPY_CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("shampoo", "Shampoo", {"lr": 0.1, "epsilon": 0.1, "update_freq": 1, "momentum": 0.5, "weight_decay": 0.1}),
     ("shampoo", "Shampoo", {"lr": 0.1, "epsilon": 0.1, "max_extent": 17, "update_freq": 3, "maximize": True}),
     ("shampoo", "Shampoo", {"lr": 0.1, "epsilon": 0.1, "max_extent": 3}),
-    ("muon", "Muon", {"lr": 0.02, "nesterov": False, "momentum": 0.8, "ns_steps": 3, "weight_decay": 0.5, "maximize": True}),
-    ("muon", "Muon", {"lr": 0.02, "ns_coefficients": (2.0, -1.5, 0.5), "adjust_lr_fn": "match_rms_adamw", "adamw_lr": 0.05}),
-    ("muon", "Muon", {"lr": 0.02, "use_muon": False, "adamw_lr": 0.05, "adamw_betas": (0.8, 0.9), "adamw_weight_decay": 0.1}),
+    (
+        "muon",
+        "Muon",
+        {"lr": 0.02, "nesterov": False, "momentum": 0.8, "ns_steps": 3, "weight_decay": 0.5, "maximize": True},
+    ),
+    (
+        "muon",
+        "Muon",
+        {"lr": 0.02, "ns_coefficients": (2.0, -1.5, 0.5), "adjust_lr_fn": "match_rms_adamw", "adamw_lr": 0.05},
+    ),
+    (
+        "muon",
+        "Muon",
+        {"lr": 0.02, "use_muon": False, "adamw_lr": 0.05, "adamw_betas": (0.8, 0.9), "adamw_weight_decay": 0.1},
+    ),
 ]
 
 
@@ -261,7 +277,10 @@ def several_twin() -> tuple[Any, Any, Any]:
     frozen = torch.tensor(np.array(net.frozen.data))
 
     def loss(step: int) -> Any:
-        x, y = torch.tensor(oracle.grid((1, 20, 15), 1000 * step)), torch.tensor(oracle.grid((1, 300), 10**7 + 1000 * step))
+        x, y = (
+            torch.tensor(oracle.grid((1, 20, 15), 1000 * step)),
+            torch.tensor(oracle.grid((1, 300), 10**7 + 1000 * step)),
+        )
         return (((x + inner).reshape(1, 300) + p0 + frozen - y) ** 2).sum()
 
     return p0, inner, loss
@@ -284,7 +303,9 @@ def test_groups(kind: str) -> None:
     plan = ss.compile(net, nn.MSELoss("sum"), optim.AdamW(0.05, weight_decay=0.0, groups=groups), 1)
     p0, inner, loss = several_twin()
     twin = torch.optim.AdamW(
-        [{"params": [p0]}, {"params": [inner], "lr": 0.01, "weight_decay": 0.5, "amsgrad": True}], 0.05, weight_decay=0.0
+        [{"params": [p0]}, {"params": [inner], "lr": 0.01, "weight_decay": 0.5, "amsgrad": True}],
+        0.05,
+        weight_decay=0.0,
     )
     frozen = np.array(net.frozen.data)
     for step in range(STEPS):
@@ -355,7 +376,12 @@ def test_momentum_in_one_group_only() -> None:
 # ---- clipping ----
 
 
-@pytest.mark.parametrize("options", [{"clip_norm": 3.0}, {"clip_norm": 1e9}, {"clip_value": 0.25}, {"clip_norm": 3.0, "clip_value": 0.3}, {"clip_norm": math.inf}])  # fmt: skip
+LIMITS = [
+    {"clip_norm": 3.0}, {"clip_norm": 1e9}, {"clip_value": 0.25}, {"clip_norm": 3.0, "clip_value": 0.3}, {"clip_norm": math.inf},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", LIMITS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_clipping(options: dict[str, float], threads: int) -> None:
     net, plan = several(optimizer=optim.SGD(0.05, momentum=0.9), threads=threads, **options)
@@ -383,12 +409,14 @@ def test_clipping_is_checked_and_changes() -> None:
         several(optimizer="sgd", clip_norm="1")
     _, plan = several(optimizer=optim.SGD(0.1), clip_norm=0.5)
     several_step(plan, 0)
-    assert np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in plan.gradients.values())) == pytest.approx(0.5, rel=1e-5)
+    assert np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in plan.gradients.values())) == pytest.approx(
+        0.5, rel=1e-5
+    )
     plan.clip_norm = None
     several_step(plan, 1)
     assert np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in plan.gradients.values())) > 1
     with pytest.raises(ValueError, match="clip_norm"):
-        plan.gradient_norm  # noqa: B018
+        _ = plan.gradient_norm
     _, plan = several(optimizer=optim.SGD(0.1))
     several_step(plan, 0)
     plan.clip_norm = 1.0
@@ -399,19 +427,26 @@ def test_clipping_is_checked_and_changes() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_norm_that_is_not_finite(bad: float) -> None:
     """As torch does: an infinite gradient leaves zeros and NaN, a NaN makes all NaN."""
-    net, plan = several(optimizer=optim.SGD(0.1), clip_norm=1.0)
+    _, plan = several(optimizer=optim.SGD(0.1), clip_norm=1.0)
     x, y = oracle.grid((1, 20, 15)), oracle.grid((1, 300), 5)
     x[0, 1, 1] = bad
     plan.step(x, y)
     assert not np.isfinite(plan.gradient_norm)
     gradient = np.array(plan.gradients["p0"])
-    assert np.isnan(gradient).all() if np.isnan(bad) else np.isnan(gradient).sum() == 1 and np.nansum(np.abs(gradient)) == 0
+    assert (
+        np.isnan(gradient).all()
+        if np.isnan(bad)
+        else np.isnan(gradient).sum() == 1 and np.nansum(np.abs(gradient)) == 0
+    )
 
 
 # ---- averages and lookahead ----
 
 
-@pytest.mark.parametrize("average", [optim.EMA(0.9), optim.EMA(0.99, warmup=True), optim.SWA(4), optim.SWA(5, every=3), None], ids=repr)  # fmt: skip
+AVERAGES = [optim.EMA(0.9), optim.EMA(0.99, warmup=True), optim.SWA(4), optim.SWA(5, every=3), None]
+
+
+@pytest.mark.parametrize("average", AVERAGES, ids=repr)
 @pytest.mark.parametrize("lookahead", [None, (3, 0.5), (1, 0.3)])
 def test_averages(average: Any, lookahead: Any) -> None:
     """Against the averages of the weights that the same run shows without them."""
@@ -459,7 +494,7 @@ def test_averages(average: Any, lookahead: Any) -> None:
 
 def test_ema_is_torch_s() -> None:
     """torch.optim.swa_utils.AveragedModel counts from the first update too."""
-    net, plan = several(optimizer=optim.SGD(0.02), average=optim.EMA(0.9))
+    _, plan = several(optimizer=optim.SGD(0.02), average=optim.EMA(0.9))
     p0, inner, loss = several_twin()
     module = torch.nn.ParameterList([p0, inner])
     twin = torch.optim.SGD([p0, inner], 0.02)
@@ -494,7 +529,9 @@ def test_averages_are_checked() -> None:
         pass
     rule = optim.Lookahead(optim.RMSprop(0.1, alpha=0.7), alpha=0.25)
     rule.lr, rule.lr_factor = 0.2, 0.5
-    assert rule.optimizer.lr == 0.2 and rule.hypers()["lr"] == 0.1 and rule.hypers()["alpha"] == 0.7 and rule.alpha == 0.25
+    assert (
+        rule.optimizer.lr == 0.2 and rule.hypers()["lr"] == 0.1 and rule.hypers()["alpha"] == 0.7 and rule.alpha == 0.25
+    )
 
 
 # ---- checkpoints ----

@@ -151,8 +151,8 @@ def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
     for slot in plan.model.slots():
         for name in _trained(plan):
             value = slots.get(f"{slot}.{name}")
-            kept = plan.model.get_slot(slot, name)
-            if kept.size and (value is None or value.shape != kept.shape):
+            held = plan.model.get_slot(slot, name)
+            if held.size and (value is None or value.shape != held.shape):
                 raise CheckpointError(f"{path} has no '{slot}' of the optimizer for '{name}' that fits")
     try:
         trainer.net.load_state_dict(

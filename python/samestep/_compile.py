@@ -456,7 +456,7 @@ class Plan:
                 clip_norm=clip[0],
                 clip_value=clip[1],
                 lookahead=lookahead,
-                average=self.average and self.average._core(),
+                average=None if self.average is None else self.average._core(),
                 threads=self.threads,
                 pin=os.environ.get("SAMESTEP_PIN") == "1",
                 backend=self.backend,

@@ -28,6 +28,8 @@ from typing import Any
 __all__ = [
     "ASGD",
     "EMA",
+    "LAMB",
+    "LARS",
     "SGD",
     "SWA",
     "Adadelta",
@@ -35,8 +37,6 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
-    "LAMB",
-    "LARS",
     "Lion",
     "Lookahead",
     "Muon",
