@@ -268,9 +268,6 @@ class Plan:
         if augment is not None and not isinstance(augment, Mix):
             raise TypeError(f"augment must be an object of samestep.augment, not {augment!r}")
         self.augment: Mix | None = augment
-        if average is not None and not isinstance(average, (optimizers.EMA, optimizers.SWA)):
-            raise TypeError(f"average must be optim.EMA(...) or optim.SWA(...), not {average!r}")
-        self.average: optimizers.EMA | optimizers.SWA | None = average
         self.comm = _comm(comm)
         self._keep_gradients = self.comm.size == 1 if gradients is None else bool(gradients)
         self.results: dict[str, Any] = {}

@@ -33,8 +33,8 @@ class Head:
         are known."""
         if hasattr(self.loss, "targets"):
             return list(self.loss.targets(output, given or None))
-        given = np.empty((0, *output), np.float32) if soft else None
-        return [("", *self.loss.target(output, given))]
+        like = np.empty((0, *output), np.float32) if soft else None
+        return [("", *self.loss.target(output, like))]
 
     def __repr__(self) -> str:
         weight = "" if self.weight == 1 else f" * {self.weight:g}"
