@@ -15,7 +15,7 @@ from samestep.nn import functional as F
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra 'oracles')")
 
-TOLERANCE = 1e-5
+TOLERANCE = 3e-6
 cases = Cases({"rnn": TOLERANCE, "gru": TOLERANCE, "lstm": TOLERANCE}, elsewhere=["ctc_loss"])
 KINDS = {"RNN": "rnn", "GRU": "gru", "LSTM": "lstm"}
 PRECISIONS = (torch.float32, torch.float64)
