@@ -36,6 +36,10 @@ def counts(shape):
     return np.abs(OTHER(shape)).round()
 
 
+def rates(shape):
+    return np.abs(GRID(shape)) + 0.1
+
+
 def signs(shape):
     return np.where(OTHER(shape) > 0, 1, -1).astype(np.float32)
 
@@ -52,7 +56,7 @@ POINTWISE: list[tuple[str, Any, Any, Any, Any]] = [
     ("hinge_embedding", nn.HingeEmbeddingLoss(0.8), lambda x, t, **o: TF.hinge_embedding_loss(x, t, 0.8, **o), GRID, signs),
     ("soft_margin", nn.SoftMarginLoss(), TF.soft_margin_loss, lambda s: 5 * GRID(s), signs),
     ("poisson_nll", nn.PoissonNLLLoss(), TF.poisson_nll_loss, GRID, counts),
-    ("poisson_nll", nn.PoissonNLLLoss(False), lambda x, t, **o: TF.poisson_nll_loss(x, t, False, **o), lambda s: np.abs(GRID(s)) + 0.1, counts),
+    ("poisson_nll", nn.PoissonNLLLoss(False), lambda x, t, **o: TF.poisson_nll_loss(x, t, False, **o), rates, counts),
 ]  # fmt: skip
 
 
@@ -184,7 +188,7 @@ def test_on_arrays() -> None:
         (lambda: nn.NLLLoss(weight=[-1, 1]), ValueError, "weight"),
         (lambda: nn.BCEWithLogitsLoss(pos_weight=[np.nan]), ValueError, "pos_weight"),
         (lambda: ss.compile(nn.Linear(3, 2), "l3"), ValueError, "l3"),
-        (lambda: ss.compile(nn.Linear(3, 2), nn.BCEWithLogitsLoss(pos_weight=[1, 2, 3]), batch_size=4).step(A, T), ValueError, "pos_weight"),
+        (lambda: ss.compile(nn.Linear(3, 2), nn.BCEWithLogitsLoss("mean", [1, 2, 3]), batch_size=4).step(A, T), ValueError, "pos_weight"),
         (lambda: ss.compile(nn.Linear(3, 2), lambda o, t: 3, batch_size=4).step(A, T), TypeError, "tensor of terms"),
         (lambda: ss.compile(nn.Linear(3, 2), "nll", batch_size=4).step(A, [0, 1, 2, 0]), ValueError, "label of sample 2"),
     ],
