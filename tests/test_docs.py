@@ -44,7 +44,7 @@ def test_the_layer_of_the_worked_example(tmp_path: Path) -> None:
         pytest.skip("needs make and gcc")
     for folder in ("csrc", "tools"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("build", "__pycache__"))
-    (tmp_path / "csrc" / "ops" / "op_softplus.c").write_text(block("docs/architecture.md", "c"))
+    (tmp_path / "csrc" / "ops" / "op_squareplus.c").write_text(block("docs/architecture.md", "c"))
     done = subprocess.run(
         [
             "make",
@@ -54,6 +54,7 @@ def test_the_layer_of_the_worked_example(tmp_path: Path) -> None:
             f"PYTHON={sys.executable}",
             "check",
             "TESTS=test_ops_generic",
+            "OPS=squareplus",
             "VERBOSE=1",
         ],
         capture_output=True,
@@ -65,4 +66,4 @@ def test_the_layer_of_the_worked_example(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (program,) = tmp_path.glob("**/tests/test_ops_generic")  # `make check` shows no more than failures
     out = subprocess.run([str(program)], capture_output=True, text=True, cwd=tmp_path / "csrc", timeout=300).stdout
-    assert re.search(r"^softplus +[1-9][0-9]* cases", out, re.MULTILINE), out[-3000:]
+    assert re.search(r"^squareplus +[1-9][0-9]* cases", out, re.MULTILINE), out[-3000:]
