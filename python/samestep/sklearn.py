@@ -235,7 +235,12 @@ class _BaseMLP(BaseEstimator):  # type: ignore[misc]
         loss, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping,
         validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun,
     ):  # fmt: skip
-        self.hidden_layer_sizes, self.activation, self.solver, self.alpha = hidden_layer_sizes, activation, solver, alpha
+        self.hidden_layer_sizes, self.activation, self.solver, self.alpha = (
+            hidden_layer_sizes,
+            activation,
+            solver,
+            alpha,
+        )
         self.batch_size, self.learning_rate, self.learning_rate_init = batch_size, learning_rate, learning_rate_init
         self.power_t, self.max_iter, self.loss, self.shuffle = power_t, max_iter, loss, shuffle
         self.random_state, self.tol, self.verbose, self.warm_start = random_state, tol, verbose, warm_start
@@ -590,6 +595,8 @@ class _Epochs:
     def train(self, order: Array | None) -> float:
         """One epoch; its loss."""
         owner, plan, count = self.owner, self.runner.plan, len(self.starts)
+        if order is not None:  # a batch is a set: sums do not depend on the order in which it was drawn
+            order = order[np.lexsort((order, np.arange(len(order)) // self.batch))]
         ordered = None if self.weight is None else self.weight if order is None else self.weight[order]
         totals = np.asarray(self.sizes, float) if ordered is None else np.add.reduceat(ordered, self.starts)
         decays = np.divide(owner.alpha, totals, out=np.zeros(count), where=totals > 0)
