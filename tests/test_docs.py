@@ -67,3 +67,14 @@ def test_the_layer_of_the_worked_example(tmp_path: Path) -> None:
     (program,) = tmp_path.glob("**/tests/test_ops_generic")  # `make check` shows no more than failures
     out = subprocess.run([str(program)], capture_output=True, text=True, cwd=tmp_path / "csrc", timeout=300).stdout
     assert re.search(r"^squareplus +[1-9][0-9]* cases", out, re.MULTILINE), out[-3000:]
+
+
+def test_pages_of_layers_are_current() -> None:
+    """docs/layers is generated from the operators' own docs."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "generate_docs.py"), "--check"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
