@@ -35,7 +35,7 @@ for _shapes, _options in [
         lambda q, k, v, o=_options: F.scaled_dot_product_attention(q, k, v, **o),
         lambda q, k, v, o=_options: TF.scaled_dot_product_attention(q, k, v, **o),
     )  # fmt: skip
-for _mask in (MASK, MASK == 0, np.abs(MASK[None] * 0) + oracle.grid((2, 37, 70))):
+for _mask in (MASK, MASK == 0, oracle.grid((2, 37, 70))):
     _given = torch.tensor(_mask)
     cases.function(
         "attention", f"mask {_mask.dtype} {_mask.shape}", ((3, 2, 37, 8), (3, 2, 70, 8), (3, 2, 70, 8)),

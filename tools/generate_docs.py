@@ -37,7 +37,7 @@ def signature(item: Any) -> str:
             parts.append("*")
             starred = True
         starred |= p.kind is p.VAR_POSITIONAL
-        mark = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+        mark = "*" if p.kind is p.VAR_POSITIONAL else "**" if p.kind is p.VAR_KEYWORD else ""
         parts.append(f"{mark}{p.name}" + ("" if p.default is p.empty else f"={p.default!r}"))
     return f"({', '.join(parts)})"
 

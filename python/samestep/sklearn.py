@@ -229,7 +229,7 @@ class _Rate:
         self.learning_rate = float(learning_rate)
 
 
-class _BaseMLP(BaseEstimator):  # type: ignore[misc]
+class _BaseMLP(BaseEstimator):
     def __init__(
         self, hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter,
         loss, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping,
@@ -506,7 +506,7 @@ class _BaseMLP(BaseEstimator):  # type: ignore[misc]
             print(f"Validation score: {score:f}")
         worse = score < self.best_validation_score_ + self.tol
         self._no_improvement_count = self._no_improvement_count + 1 if worse else 0
-        if score > self.best_validation_score_:
+        if self.best_validation_score_ is None or score > self.best_validation_score_:
             self.best_validation_score_ = score
             return True
         return False
@@ -531,11 +531,11 @@ class _BaseMLP(BaseEstimator):  # type: ignore[misc]
         with np.errstate(over="ignore", invalid="ignore"):
             if self.out_activation_ == "softmax":
                 powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-                return powers / powers.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
+                return powers / powers.sum(axis=1, keepdims=True)
             if self.out_activation_ == "logistic":
                 falling = np.exp(-np.abs(scores))
-                return np.where(scores >= 0, 1, falling) / (1 + falling)  # type: ignore[no-any-return]
-            return np.exp(scores) if self.out_activation_ == "exp" else scores  # type: ignore[no-any-return]
+                return np.where(scores >= 0, 1, falling) / (1 + falling)
+            return np.exp(scores) if self.out_activation_ == "exp" else scores
 
     def _outputs(self, X: Any) -> Array:
         check_is_fitted(self)
@@ -636,7 +636,7 @@ class _Epochs:
             _checkpoint.put_slots(plan, slots, plan.step_count)
 
 
-class MLPClassifier(ClassifierMixin, _BaseMLP):  # type: ignore[misc]
+class MLPClassifier(ClassifierMixin, _BaseMLP):
     """Multi-layer perceptron for classes, two or more, or for several labels at once, with the arguments and attributes of
     sklearn.neural_network.MLPClassifier.
 
@@ -744,7 +744,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):  # type: ignore[misc]
         return tags
 
 
-class MLPRegressor(RegressorMixin, _BaseMLP):  # type: ignore[misc]
+class MLPRegressor(RegressorMixin, _BaseMLP):
     """Multi-layer perceptron for one or several numbers, with the arguments and attributes of
     sklearn.neural_network.MLPRegressor.
 
@@ -817,7 +817,7 @@ def _default_net(features: int, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Linear(features, 100), nn.ReLU(), nn.Linear(100, outputs))
 
 
-class _BaseNet(BaseEstimator):  # type: ignore[misc]
+class _BaseNet(BaseEstimator):
     def __init__(
         self, net, loss, optimizer, epochs, batch_size, lr, shuffle, early_stopping, validation_fraction, n_iter_no_change,
         tol, callbacks, schedule, threads, precision, warm_start, random_state, verbose,
@@ -963,7 +963,7 @@ class _BaseNet(BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
 
-class NetClassifier(ClassifierMixin, _BaseNet):  # type: ignore[misc]
+class NetClassifier(ClassifierMixin, _BaseNet):
     """A classifier from any network.
 
         NetClassifier(lambda features, classes: nn.Sequential(nn.Linear(features, 64), nn.Tanh(), nn.Linear(64, classes)))
@@ -1053,9 +1053,8 @@ class NetClassifier(ClassifierMixin, _BaseNet):  # type: ignore[misc]
             both = np.hstack([1 - made, made])
             return both[:, : len(self.classes_)]
         if isinstance(loss, losses.NLLLoss):
-            return np.exp(scores)  # type: ignore[no-any-return]
-        made = np.asarray(F.softmax(scores, 1)) if len(scores) else scores
-        return made
+            return np.exp(scores)
+        return np.asarray(F.softmax(scores, 1)) if len(scores) else scores
 
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithms of predict_proba."""
@@ -1082,7 +1081,7 @@ class NetClassifier(ClassifierMixin, _BaseNet):  # type: ignore[misc]
         return tags
 
 
-class NetRegressor(RegressorMixin, _BaseNet):  # type: ignore[misc]
+class NetRegressor(RegressorMixin, _BaseNet):
     """A regressor from any network; loss: default "mse". For everything else see NetClassifier."""
 
     def __init__(

@@ -80,7 +80,7 @@ def rotary_embedding(input: Any, base: float = 10000.0, offset: int = 0, interle
         return lift(lambda x: rotary_embedding(x, base, offset, interleaved), input)
     if len(input.sample_shape) < 2:
         raise input.trace.error(f"rotary_embedding takes (B, ..., T, D), got {input.shape}")
-    cosines, sines = rotary_tables(*input.sample_shape[-2:], base, offset)
+    cosines, sines = rotary_tables(input.sample_shape[-2], input.sample_shape[-1], base, offset)
     trace = input.trace
     tables = [trace.constant(table, buffer=True) for table in (cosines, sines)]
     return trace.emit("rope", [input, *tables], {"interleaved": float(interleaved)})
