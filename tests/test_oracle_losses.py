@@ -21,7 +21,9 @@ TOLERANCE = {
     "l1_loss": 2e-6, "huber_loss": 2e-6, "smooth_l1_loss": 2e-6, "bce_loss": 4e-6, "bce_with_logits": 2e-6, "kl_div": 4e-6,
     "hinge_embedding": 2e-6, "soft_margin": 2e-6, "poisson_nll": 4e-6, "nll_loss": 2e-6, "multi_margin": 2e-6, "mean_loss": 4e-6,
 }  # fmt: skip
-cases = Cases(TOLERANCE, elsewhere=[*TOLERANCE])
+cases = Cases(
+    {**TOLERANCE, "confusion": 0.0, "top_k_accuracy": 0.0}, elsewhere=[*TOLERANCE, "confusion", "top_k_accuracy"]
+)
 
 A, T = np.ones((4, 3)), np.ones((4, 2))
 GRID, OTHER = oracle.grid, lambda shape: oracle.grid(shape, 12345)
@@ -196,3 +198,19 @@ def test_on_arrays() -> None:
 def test_errors(make, error, text) -> None:
     with pytest.raises(error, match=text):
         make()
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((29, 6), 1), ((9, 6, 5), 1), ((9, 5, 6), -1)])
+def test_counts_against_torch(shape, axis) -> None:
+    scores = oracle.grid(shape)
+    labels = oracle.labels(scores.size // 6, 6).reshape(np.delete(shape, axis))
+    loss = nn.CrossEntropyLoss(axis=axis, ignore_index=2)
+    found = oracle.probe(nn.Identity(), [scores], loss, labels, metrics=["top3_accuracy", "confusion_matrix"])
+    assert {"top_k_accuracy", "confusion"} <= found["operators"]
+    rows = torch.tensor(scores).movedim(axis, -1).reshape(-1, 6)
+    target = torch.tensor(labels).reshape(-1)
+    kept = target != 2
+    among = (rows.topk(3).indices == target[:, None]).any(1)[kept].double().mean().item()
+    counts = torch.bincount(target[kept] * 6 + rows.argmax(1)[kept], minlength=36).reshape(6, 6)
+    assert found["metrics"]["top3_accuracy"] == pytest.approx(among, rel=1e-6)
+    assert np.array_equal(found["metrics"]["confusion_matrix"], counts.numpy())
