@@ -53,28 +53,35 @@ ACTIVATIONS = {"identity": nn.Identity, "logistic": nn.Sigmoid, "tanh": nn.Tanh,
 
 
 class _Held:
-    """What belongs to this process: a plan or a trainer. Copies and pickles keep the optimizer's state alone."""
+    """What belongs to this process: a plan or a trainer. Copies and pickles keep what training goes on from."""
 
     def __init__(self) -> None:
         self.runner: Any = None
         self.slots: dict[str, Array] = {}
-        self.step = 0
+        self.state: dict[str, Any] = {"step": 0}
+        self.batch = 0  # of training; the lanes follow from it
+        self.pending = False  # the state of a copy has not been put into a trainer yet
         self.lock = threading.RLock()
 
     def keep(self) -> None:
         """Takes the optimizer's state out of the runner."""
         plan = getattr(self.runner, "plan", None)
-        if plan is not None and plan._model is not None:
-            self.slots, self.step = _checkpoint.slots_of(plan), plan.step_count
+        if self.pending or plan is None or plan._model is None:
+            return
+        self.slots, self.state = _checkpoint.slots_of(plan), {"step": plan.step_count}
+        if isinstance(self.runner, Trainer):
+            self.state["epoch"] = self.runner.epoch
+            if self.runner.schedule is not None:
+                self.state["schedule"] = self.runner.schedule.state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
         with self.lock:
             self.keep()
-            return {"slots": self.slots, "step": self.step}
+            return {"slots": self.slots, "state": self.state, "batch": self.batch}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
-        self.slots, self.step = state["slots"], state["step"]
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        _Held.__init__(self)
+        self.slots, self.state, self.batch, self.pending = kept["slots"], kept["state"], kept["batch"], True
 
 
 def _held(estimator: Any, fresh: bool = False) -> _Held:
@@ -301,14 +308,17 @@ class _BaseMLP(BaseEstimator):
         place up with the optimizer's state."""
         held = _held(self)
         units = [len(coefs[0]), *(len(part) for part in intercepts)]
-        runner = held.runner
-        if runner is None or runner.units != units or (batch or 0) > runner.plan.batch_size:
+        if batch is not None:
+            held.batch = max(batch, held.batch)
+        size, runner = held.batch or PREDICTED_AT_ONCE, held.runner
+        if runner is None or runner.units != units or runner.plan.batch_size != size:
             held.keep()
             runner = held.runner = _Runner(
-                units, self.activation, self.out_activation_, self._optimizer_of_core(), batch or PREDICTED_AT_ONCE
+                units, self.activation, self.out_activation_, self._optimizer_of_core(), size
             )
-            if held.slots and all(runner.plan.model.slots()):
-                _checkpoint.put_slots(runner.plan, held.slots, held.step)
+            if held.slots:
+                _checkpoint.put_slots(runner.plan, held.slots, held.state["step"])
+            held.pending = False
         runner.load(coefs, intercepts)
         return runner
 
@@ -326,9 +336,9 @@ class _BaseMLP(BaseEstimator):
         if self.solver != "lbfgs":
             self.loss_curve_: list[float] = []
             self._no_improvement_count = 0
-            self.best_loss_ = None if self.early_stopping else math.inf
+            self.best_loss_: Any = None if self.early_stopping else math.inf
             self.validation_scores_: list[float] | None = [] if self.early_stopping else None
-            self.best_validation_score_ = -math.inf if self.early_stopping else None
+            self.best_validation_score_: Any = -math.inf if self.early_stopping else None
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
         hidden = self._check_arguments()
@@ -729,7 +739,7 @@ class MLPClassifier(ClassifierMixin, _BaseMLP):
             logs: Array = np.log(self.predict_proba(X))
         return logs
 
-    @available_if(lambda self: self._is_stochastic())  # type: ignore[untyped-decorator,unused-ignore]
+    @available_if(lambda self: self._is_stochastic())
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
         """One epoch more on the given samples. classes: all there will be, in the first call."""
         if _check_first_classes(self, classes):
@@ -803,7 +813,7 @@ class MLPRegressor(RegressorMixin, _BaseMLP):
     def _answers(self, outputs: Array) -> Array:
         return outputs.ravel() if outputs.shape[1] == 1 else outputs
 
-    @available_if(lambda self: self._is_stochastic())  # type: ignore[untyped-decorator,unused-ignore]
+    @available_if(lambda self: self._is_stochastic())
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """One epoch more on the given samples."""
         return self._more(X, y, sample_weight)
@@ -900,13 +910,26 @@ class _BaseNet(BaseEstimator):
                 )  # fmt: skip
                 X, y, validation = parts[0], parts[2], tuple(parts[1::2])
                 weight = None if weight is None else parts[4]
-            trainer = self._ready(first or (stopping and held.runner is None), stopping)
-            if held.slots and trainer.plan._model is None:  # a copy, or from a file
-                trainer.fit(X, y, 0, min(self.batch_size, len(X)), sample_weight=weight, verbose=False)
-                _checkpoint.put_slots(trainer.plan, held.slots, held.step)
+            size = min(self.batch_size, len(X))
+            if held.pending:
+                held.runner = None
+            if held.runner is None:
+                more = []
+                if stopping:
+                    more = [callbacks.EarlyStopping("val_loss", self.n_iter_no_change, self.tol, restore_best=True)]
+                held.runner = self._trainer(more)
+            trainer: Trainer = held.runner
+            if held.pending:  # a copy goes on where the other one stood
+                trainer.plan.batch_size = size
+                trainer.plan.run(X, y, batch_size=size, steps=0, sample_weight=weight)
+                _checkpoint.put_slots(trainer.plan, held.slots, held.state["step"])
+                trainer.epoch = held.state.get("epoch", 0)
+                if trainer.schedule is not None and "schedule" in held.state:
+                    trainer.schedule.load_state_dict(held.state["schedule"])
+                held.pending = False
             before = len(trainer.history["loss"]) if "loss" in trainer.history else 0
             trainer.fit(
-                X, y, 1 if incremental else self.epochs, min(self.batch_size, len(X)), validation=validation,
+                X, y, 1 if incremental else self.epochs, size, validation=validation,
                 sample_weight=weight, shuffle=bool(self.shuffle), verbose=bool(self.verbose),
             )  # fmt: skip
             for name, values in trainer.history.to_dict().items():
@@ -914,17 +937,6 @@ class _BaseNet(BaseEstimator):
             self.loss_curve_ = list(self.history_.get("loss", []))
             self.n_iter_ = len(self.loss_curve_)
         return self
-
-    def _ready(self, fresh: bool, stopping: bool) -> Trainer:
-        """The trainer, a new one or the last one."""
-        held = _held(self)
-        if fresh or held.runner is None:
-            more = []
-            if stopping:
-                more = [callbacks.EarlyStopping("val_loss", self.n_iter_no_change, self.tol, restore_best=True)]
-            held.runner = self._trainer(more)
-        runner: Trainer = held.runner
-        return runner
 
     def _scores(self, X: Any) -> Array:
         """The network's outputs."""
