@@ -131,7 +131,7 @@ def test_errors() -> None:
     tokens[2, 1] = -1
     with pytest.raises(ValueError, match="is -1"):
         plan.step(tokens, labels)
-    with pytest.raises(TypeError, match="integers"):
+    with pytest.raises(TypeError, match="whole numbers"):
         plan.step(np.zeros((4, 2), np.float32), labels)
     with pytest.raises(ValueError, match=r"layer '1'.*whole numbers from the data"):
         nn.Sequential(nn.Tanh(), nn.Embedding(3, 4))(np.zeros((2, 3), np.float32))

@@ -172,7 +172,9 @@ def movement(draw: Draw, shapes: list[Shape], inputs: int, at: int) -> Made | No
     rank = len(shape)
     dim = draw(st.integers(1, rank))
     extent = shape[dim - 1]
-    kind = some(draw, ("permute", "reshape", "slice", "step", "select", "flip", "roll", "pad", "repeat", "unsqueeze", "cat"))
+    kind = some(
+        draw, ("permute", "reshape", "slice", "step", "select", "flip", "roll", "pad", "repeat", "unsqueeze", "cat")
+    )
     f: Any
     g: Any = None
     if kind == "permute":
@@ -262,6 +264,14 @@ def pooling(draw: Draw, shapes: list[Shape], inputs: int, at: int) -> Made | Non
     return "avg_pool2d 2", lambda x: F.avg_pool2d(x, 2), lambda x: TF.avg_pool2d(x, 2), (at,), ()
 
 
+def torch_batch_norm(x: Any, w: Any, b: Any) -> Any:
+    """By its definition: the gradient of PyTorch's own on the CPU is wrong for some layouts with an axis of extent 1 (its
+    gradcheck fails for (5, 2, 2, 1) followed by a permutation)."""
+    axes, shape = [axis for axis in range(x.ndim) if axis != 1], [1, -1, *[1] * (x.ndim - 2)]
+    centred = x - x.mean(axes, keepdim=True)
+    return centred / (centred.square().mean(axes, keepdim=True) + 0.1).sqrt() * w.reshape(shape) + b.reshape(shape)
+
+
 def norm(draw: Draw, shapes: list[Shape], inputs: int, at: int) -> Made | None:
     """With a large eps: differences of neighbours that happen to be nearly equal are not blown up."""
     shape = shapes[at]
@@ -287,7 +297,7 @@ def norm(draw: Draw, shapes: list[Shape], inputs: int, at: int) -> Made | None:
         return None
     return (
         kind, lambda x, w, b: F.batch_norm(x, None, None, w, b, True, eps=0.1),
-        lambda x, w, b: TF.batch_norm(x, None, None, w, b, True, eps=0.1), (at,), (channels, channels),
+        torch_batch_norm, (at,), (channels, channels),
     )  # fmt: skip
 
 
@@ -350,7 +360,9 @@ def compare(graph: Graph, threads: int = 2, **options: Any) -> dict[str, float]:
     for name, (ours, theirs) in gradients.items():
         assert ours.shape == tuple(theirs.shape)
         error = np.abs(np.asarray(ours, np.float64) - theirs.numpy()).max()
-        errors[name] = float(error / max(float(theirs.abs().max()), 1e-2 * scale, 1e-6)) if np.isfinite(error) else np.inf
+        errors[name] = (
+            float(error / max(float(theirs.abs().max()), 1e-2 * scale, 1e-6)) if np.isfinite(error) else np.inf
+        )
     return errors
 
 

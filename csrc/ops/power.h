@@ -12,7 +12,7 @@ static inline real power_r(real a, real b) {
     const real size = exp_r(b * log_r(fabsf(a))), half = b * 0.5f;
     const int whole = floorf(b) == b, odd = whole & (floorf(half) != half);
     real y = if_r((a < 0) & odd, -size, size);
-    y = if_r((a < 0) & !whole & (b == b), NAN, y);
+    y = if_r((a < 0) & (a > -INFINITY) & !whole & (b == b), NAN, y);
     y = if_r((a == 0) & (b > 0), 0.0f, y);
     y = if_r((a == 0) & (b < 0), INFINITY, y);
     return if_r((b == 0) | (a == 1), 1.0f, y);
