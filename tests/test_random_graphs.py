@@ -264,12 +264,13 @@ def pooling(draw: Draw, shapes: list[Shape], inputs: int, at: int) -> Made | Non
     return "avg_pool2d 2", lambda x: F.avg_pool2d(x, 2), lambda x: TF.avg_pool2d(x, 2), (at,), ()
 
 
-def torch_batch_norm(x: Any, w: Any, b: Any) -> Any:
-    """By its definition: the gradient of PyTorch's own on the CPU is wrong for some layouts with an axis of extent 1 (its
-    gradcheck fails for (5, 2, 2, 1) followed by a permutation)."""
-    axes, shape = [axis for axis in range(x.ndim) if axis != 1], [1, -1, *[1] * (x.ndim - 2)]
-    centred = x - x.mean(axes, keepdim=True)
-    return centred / (centred.square().mean(axes, keepdim=True) + 0.1).sqrt() * w.reshape(shape) + b.reshape(shape)
+def batch_norm_written_out(x: Any, w: Any, b: Any) -> Any:
+    """The witness of batch_norm. torch.batch_norm of PyTorch 2.13 gives wrong gradients on CPUs where an axis of extent 1
+    leaves the memory format of the gradient ambiguous, as before x.permute(0, 2, 1, 3) of (N, 2, 2, 1):
+    test_the_witness_of_batch_norm."""
+    dims, shape = [axis for axis in range(x.ndim) if axis != 1], (1, -1, *[1] * (x.ndim - 2))
+    centred = x - x.mean(dims, keepdim=True)
+    return centred / torch.sqrt((centred**2).mean(dims, keepdim=True) + 0.1) * w.reshape(shape) + b.reshape(shape)
 
 
 def norm(draw: Draw, shapes: list[Shape], inputs: int, at: int) -> Made | None:
@@ -296,8 +297,8 @@ def norm(draw: Draw, shapes: list[Shape], inputs: int, at: int) -> Made | None:
     if len(shape) > 3:
         return None
     return (
-        kind, lambda x, w, b: F.batch_norm(x, None, None, w, b, True, eps=0.1),
-        torch_batch_norm, (at,), (channels, channels),
+        kind, lambda x, w, b: F.batch_norm(x, None, None, w, b, True, eps=0.1), batch_norm_written_out,
+        (at,), (channels, channels),
     )  # fmt: skip
 
 
@@ -367,7 +368,7 @@ def compare(graph: Graph, threads: int = 2, **options: Any) -> dict[str, float]:
 
 
 @settings(
-    max_examples=200,
+    max_examples=1500,
     derandomize=True,
     database=None,
     deadline=None,
@@ -391,3 +392,27 @@ def test_a_wrong_gradient_is_seen() -> None:
     errors = compare(Graph(((3, 4),), (detached,)))
     assert errors["output"] <= TOLERANCE < errors["gradient of input 0"]
     assert compare(Graph(((3, 4),), (sine._replace(theirs=torch.cos),)))["output"] > TOLERANCE
+
+
+def test_the_witness_of_batch_norm() -> None:
+    """Finite differences in float64 decide between us, batch norm written out and torch.batch_norm, whose gradient is not
+    asked: a later PyTorch may mend it."""
+
+    def after(x: Any) -> Any:
+        return x.permute(0, 2, 1, 3)
+
+    norm_node = Node(
+        "batch_norm",
+        lambda x, w, b: F.batch_norm(x, None, None, w, b, True, eps=0.1),
+        batch_norm_written_out,
+        (0,),
+        ((2,), (2,)),
+    )
+    graph = Graph(((2, 2, 1),), (norm_node, Node("permute", after, after, (1,), ())))
+    assert max(compare(graph).values()) <= TOLERANCE
+    w, b = (torch.tensor(oracle.grid((2,), 7 * n + 3) / 2, dtype=torch.float64) for n in range(2))
+    x = torch.tensor(oracle.grid((BATCH, 2, 2, 1), 10**6), dtype=torch.float64, requires_grad=True)
+    assert torch.allclose(
+        batch_norm_written_out(x, w, b), TF.batch_norm(x, None, None, w, b, True, eps=0.1), atol=1e-12
+    )
+    assert torch.autograd.gradcheck(lambda x: after(batch_norm_written_out(x, w, b)), (x,))
