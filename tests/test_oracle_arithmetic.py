@@ -196,7 +196,7 @@ def test_special_values() -> None:
             equal_nan=True,
             err_msg=str(exponent),
         )
-    grid = [-np.inf, -2.5, -2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 2.0, 3.0, np.inf, np.nan]
+    grid = [-np.inf, -2.5, -2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0, np.inf, np.nan]
     a, b = (part.astype(np.float32).ravel()[None] for part in np.meshgrid(grid, grid))
     from samestep import _eager
 

@@ -21,7 +21,7 @@ static const ss_op_case cases[] = {
 
 const ss_op SS_FN(ss_op_pow) = {
     .name = "pow",
-    .doc = "`y = a^b`, element by element, two batched inputs of one shape, from the core's exp and log with the special values of C's `pow`. The gradients are `b a^(b - 1)` and `y log a` (0 where a is 0 and b is not negative).",
+    .doc = "`y = a^b`, element by element, two batched inputs of one shape, from the core's exp and log with the special values of C's `pow` (-0 counts as 0). The gradients are `b a^(b - 1)` and `y log a` (0 where a is 0 and b is not negative).",
     .flags = SS_OP_NEEDS_IN | SS_OP_NEEDS_OUT,
     .infer = infer,
     .forward = forward,

@@ -1,4 +1,4 @@
-/* a^b from the core's own exp and log, with the special values of C's pow. The error grows with |b log a|: about 1 + |b log a| / 2 ulp. */
+/* a^b from the core's own exp and log, with the special values of C's pow (-0 counts as 0). The error grows with |b log a|: about 1 + |b log a| / 2 ulp. */
 #ifndef SS_OPS_POWER_H
 #define SS_OPS_POWER_H
 #include <math.h>
@@ -15,6 +15,7 @@ static inline real power_r(real a, real b) {
     y = if_r((a < 0) & (a > -INFINITY) & !whole & (b == b), NAN, y);
     y = if_r((a == 0) & (b > 0), 0.0f, y);
     y = if_r((a == 0) & (b < 0), INFINITY, y);
+    y = if_r((a == -1) & ((b == INFINITY) | (b == -INFINITY)), 1.0f, y);
     return if_r((b == 0) | (a == 1), 1.0f, y);
 }
 #endif
