@@ -1,0 +1,74 @@
+"""The examples run with small settings and print results that say they learnt."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, run_job
+
+pytest.importorskip("sklearn")
+
+
+def run(name: str, *arguments: str, folder: Path) -> str:
+    line = [sys.executable, str(ROOT / "examples" / name), *arguments]
+    done = run_job(line, {**os.environ, "MPLBACKEND": "Agg"}, 120, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^fingerprint [0-9a-f]{64}$", done.stdout, re.MULTILINE), done.stdout
+    return done.stdout
+
+
+def number(pattern: str, text: str) -> float:
+    found = re.search(pattern + r" (-?[0-9.]+)", text)
+    assert found, text
+    return float(found.group(1))
+
+
+def test_digits(tmp_path: Path) -> None:
+    assert number("test accuracy", run("digits.py", folder=tmp_path)) > 0.95
+
+
+def test_mlp_and_logistic(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out = run("mlp_and_logistic.py", "--epochs", "15", "--plot", "plot.png", folder=tmp_path)
+    assert number("logistic regression: accuracy", out) > 0.9
+    assert number("perceptron: accuracy", out) > 0.94
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+def test_character_model(model: str, tmp_path: Path) -> None:
+    out = run(
+        "character_model.py", "--model", model, "--epochs", "4", "--width", "32", "--sums", "1500", "--sample", "30",
+        folder=tmp_path,
+    )  # fmt: skip
+    # Digits of a sum's two numbers cannot be known, signs and answers can.
+    assert number("after", out) < 0.75 * number("uniform guess", out)
+    assert re.search(r"^sample '[-0-9+=;]{30}'$", out, re.MULTILINE), out
+
+
+def test_character_model_reads_a_text(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("ab ba é " * 60, encoding="utf-8")
+    out = run(
+        "character_model.py", "--text", "text.txt", "--epochs", "8", "--length", "8", "--sample", "16", folder=tmp_path
+    )
+    assert number("after", out) < 0.5 * number("uniform guess", out)
+    (tmp_path / "text.txt").write_text("too short")
+    line = [sys.executable, str(ROOT / "examples" / "character_model.py"), "--text", "text.txt"]
+    done = run_job(line, os.environ, 60, cwd=tmp_path)
+    assert done.returncode == 2 and "9 characters" in done.stderr
+
+
+def test_autoencoder(tmp_path: Path) -> None:
+    out = run("autoencoder.py", "--epochs", "30", folder=tmp_path)
+    assert number("of the autoencoder", out) < number("principal components", out) < number("mean image", out)
+
+
+def test_tabular(tmp_path: Path) -> None:
+    out = run("tabular.py", "--data", "generated", "--epochs", "40", folder=tmp_path)
+    assert number("network: R2", out) > number("linear model: R2", out) + 0.05
+    assert number("network: R2", run("tabular.py", "--epochs", "30", folder=tmp_path)) > 0.25
