@@ -90,3 +90,19 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="either input_shape or example"):
         files.export(Odd(), tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_is_read_back_computes_the_same_and_trains(name: str, tmp_path: Path) -> None:
+    ss.manual_seed(1)
+    net, x = NETS[name][0](), sample(name)
+    files.export(net, tmp_path / "net.onnx", example=x)
+    net.eval()
+    copy = files.load(tmp_path / "net.onnx")
+    copy.eval()
+    expected = net(x)
+    np.testing.assert_allclose(copy(x), expected, rtol=1e-5, atol=1e-5)
+    plan = ss.compile(copy, "mse", optim.SGD(0.01), len(x))
+    target = np.zeros_like(expected)
+    losses = [plan.step(x, target) for _ in range(6)]
+    assert losses[-1] < losses[0]

@@ -485,7 +485,9 @@ def _weights(w: _Writer, i: Any, places: Sequence[int], shape: Sequence[int]) ->
     for number, place in enumerate(places):
         given = i[place] if place < len(i) else None
         made.append(
-            w.const(np.full(shape, 1 - min(number, 1)), np.float32, w.fresh("constant.norm")) if given is None else w.name(given)
+            w.const(np.full(shape, 1 - min(number, 1)), np.float32, w.fresh("constant.norm"))
+            if given is None
+            else w.name(given)
         )
     return made
 
