@@ -11,6 +11,7 @@ import numpy as np
 from .._trace import Tensor
 from ..nn import functional as F
 from ..nn._stored import Buffer, Parameter, Stored
+from ..nn.functional._base import apply
 from ..nn.functional.recurrent import scan
 from ..nn.module import Module
 from ._export import library
@@ -264,7 +265,15 @@ def _softmax(function: Any) -> Any:
 def _gemm(c: _Call, x: Any, w: Any, bias: Any = None) -> Any:
     if c.a.get("transA") or c.a.get("alpha", 1.0) != 1 or c.a.get("beta", 1.0) != 1:
         raise ValueError("only alpha=1, beta=1, transA=0 are supported")
-    if c.a.get("transB") and isinstance(w, Parameter):
+    if bias is not None and not isinstance(bias, _Value) and bias.ndim == 2:
+        if bias.shape[0] != 1:
+            raise ValueError("a bias with its own values for each sample is not supported")
+        bias = np.asarray(bias[0]) if isinstance(bias, np.ndarray) else bias[0]
+    if (
+        c.a.get("transB")
+        and isinstance(w, Parameter)
+        and (bias is None or isinstance(bias, Parameter) and bias.ndim == 1)
+    ):
         return _Value(F.linear(_first(x), w, bias), 0)
     made = F.matmul(_first(x), w.T if c.a.get("transB") else w)
     return _Value(made if bias is None else F.add(made, bias), 0)
@@ -495,6 +504,17 @@ def _cast(c: _Call, x: Any) -> Any:
     return x if kind not in (6, 7) or x.tensor.origin else _Value(x.tensor.int(), x.batch)
 
 
+def _dropout(c: _Call, x: Any, ratio: Any = None, training: Any = None) -> Any:
+    if len(c.node.output) > 1 or (training is not None and bool(training)):
+        raise ValueError("training mode and the output of the mask are not supported")
+    return x
+
+
+def _selu(c: _Call, x: Any) -> Any:
+    alpha, gamma = c.a.get("alpha", 1.6732632423543772), c.a.get("gamma", 1.0507009873554805)
+    return apply("elu", [x], attrs={"alpha": alpha, "scale": gamma})
+
+
 def _clip(c: _Call, x: Any, low: Any = None, high: Any = None) -> Any:
     bounds = [c.a.get("min") if low is None else float(low), c.a.get("max") if high is None else float(high)]
     return x if bounds == [None, None] else _Value(F.clamp(x.tensor, *bounds), x.batch)
@@ -538,9 +558,9 @@ _OPERATORS: dict[str, Any] = {
     "ReduceL1": _reduce(lambda x, d, k: F.norm(x, 1, d, k)), "ReduceL2": _reduce(lambda x, d, k: F.norm(x, 2, d, k)),
     "ReduceSumSquare": _reduce(lambda x, d, k: F.sum(F.square(x), d, k)),
     "ReduceLogSum": _reduce(lambda x, d, k: F.log(F.sum(x, d, k))),
-    "Identity": lambda c, x: x, "Dropout": lambda c, x, *more: x, "Clip": _clip,
+    "Identity": lambda c, x: x, "Dropout": _dropout, "Clip": _clip,
     "Elu": _unary(lambda c, x: F.elu(x, c.a.get("alpha", 1.0))),
-    "Celu": _unary(lambda c, x: F.celu(x, c.a.get("alpha", 1.0))), "Selu": _unary(lambda c, x: F.selu(x)),
+    "Celu": _unary(lambda c, x: F.celu(x, c.a.get("alpha", 1.0))), "Selu": _unary(_selu),
     "LeakyRelu": _unary(lambda c, x: F.leaky_relu(x, c.a.get("alpha", 0.01))),
     "Gelu": _unary(lambda c, x: F.gelu(x, c.text("approximate", "none"))),
     "HardSigmoid": _unary(lambda c, x: F.clamp(F.scale(x, c.a.get("alpha", 0.2), c.a.get("beta", 0.5)), 0.0, 1.0)),
