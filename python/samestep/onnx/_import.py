@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .._trace import Tensor
 from ..nn import functional as F
-from ..nn._stored import Buffer, Parameter, Stored
+from ..nn._stored import Parameter, Stored
 from ..nn.functional._base import apply
 from ..nn.functional.recurrent import scan
 from ..nn.module import Module
@@ -70,8 +69,7 @@ class Network(Module):
                 array.dtype == np.float32
                 and array.ndim > 0
                 and all(
-                    op in _TRAINED
-                    and place > 0
+                    (op in _TRAINED and place > 0)
                     or op in ("Gather", "Transpose", "Expand", "Add", "Mul", "Reshape", "PRelu")
                     for op, place in roles
                 )
@@ -272,7 +270,7 @@ def _gemm(c: _Call, x: Any, w: Any, bias: Any = None) -> Any:
     if (
         c.a.get("transB")
         and isinstance(w, Parameter)
-        and (bias is None or isinstance(bias, Parameter) and bias.ndim == 1)
+        and (bias is None or (isinstance(bias, Parameter) and bias.ndim == 1))
     ):
         return _Value(F.linear(_first(x), w, bias), 0)
     made = F.matmul(_first(x), w.T if c.a.get("transB") else w)
