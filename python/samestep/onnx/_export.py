@@ -112,7 +112,7 @@ class _Writer:
             if key in stored:
                 name = stored[key]
                 self.arrays[value] = (name, np.array(trace.stored[name].data, np.float32))
-        for value, name in trace.places.items():
+        for value, name in trace.places.items():  # type: ignore[attr-defined]
             self.arrays[value] = (name, trace.constants[name])
         self.layer, self.op = "", ""
 
@@ -176,7 +176,7 @@ class _Writer:
                 raise ValueError(
                     f"export: operator '{self.op}' of layer '{self.layer}' has no counterpart in ONNX opset {OPSET} here"
                 )
-            made = write(self, [v for v in node["inputs"]], node["attrs"], node["output"])
+            made = write(self, list(node["inputs"]), node["attrs"], node["output"])
             for number, name in enumerate(made if isinstance(made, list) else [made]):
                 self.values[node["output"] + number] = name
 

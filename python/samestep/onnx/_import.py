@@ -309,13 +309,11 @@ def _reshape(c: _Call, x: Any, shape: Any) -> Any:
         return _expanded(x, wanted)
     if x.batch is None:
         old = x.tensor.sample_shape
-        return _Value(
-            x.tensor.reshape(x.tensor.shape[0], *[old[n] if not e else e for n, e in enumerate(wanted)]), None
-        )
+        return _Value(x.tensor.reshape(x.tensor.shape[0], *[e if e else old[n] for n, e in enumerate(wanted)]), None)
     old = _first(x).shape
     if wanted[0] not in (0, -1):
         raise ValueError(f"the shape {wanted} fixes the batch, which must be 0 or -1")
-    return _Value(x.tensor.reshape(old[0], *[old[n + 1] if not e else e for n, e in enumerate(wanted[1:])]), 0)
+    return _Value(x.tensor.reshape(old[0], *[e if e else old[n + 1] for n, e in enumerate(wanted[1:])]), 0)
 
 
 def _expanded(x: Any, shape: list[int]) -> Any:
@@ -337,7 +335,7 @@ def _unsqueeze(c: _Call, x: Any, axes: Any = None) -> Any:
     given = c.axes(axes)
     new = {n % (x.rank + len(given)) for n in given}
     old = iter([*([None] if x.batch is None else []), *range(x.rank)][x.batch is None :])
-    layout = ["new" if n in new else next(old) for n in range(x.rank + len(given))]
+    layout: list[Any] = ["new" if n in new else next(old) for n in range(x.rank + len(given))]
     sizes = list(x.tensor.sample_shape)
     if x.batch is not None:
         sizes.insert(x.batch, None)
@@ -365,8 +363,8 @@ def _slice(c: _Call, x: Any, starts: Any = None, ends: Any = None, axes: Any = N
     for start, end, axis, step in zip(first, last, along, strides, strict=True):
         place = x.axis(axis)
         size = tensor.sample_shape[place - 1]
-        end = None if step < 0 and end < -size else end
-        tensor = tensor[(slice(None),) * place + (slice(start, end, step),)]
+        stop = None if step < 0 and end < -size else end
+        tensor = tensor[(slice(None),) * place + (slice(start, stop, step),)]
     return _Value(tensor, x.batch)
 
 
@@ -445,9 +443,8 @@ def _layer_norm(c: _Call, x: Any, w: Any, b: Any = None) -> Any:
 
 
 def _instance_norm(c: _Call, x: Any, w: Any, b: Any) -> Any:
-    return _Value(F.group_norm(_first(x), x.tensor.shape[1], *[
-        item if isinstance(item, Stored) else x.tensor.trace.constant(item) for item in (w, b)
-    ], c.a.get("epsilon", 1e-5)), 0)  # fmt: skip
+    scale, shift = (item if isinstance(item, Stored) else x.tensor.trace.constant(item) for item in (w, b))
+    return _Value(F.group_norm(_first(x), x.tensor.shape[1], scale, shift, c.a.get("epsilon", 1e-5)), 0)
 
 
 def _recurrent(c: _Call, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, *states: Any) -> Any:
@@ -544,7 +541,7 @@ _OPERATORS: dict[str, Any] = {
         "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Pow": "pow", "Greater": "gt", "GreaterOrEqual": "ge",
         "Less": "lt", "LessOrEqual": "le", "Equal": "eq", "And": "logical_and", "Or": "logical_or", "Where": "where",
     }.items()},
-    **{name: _unary(lambda c, x, f=getattr(F, ours): f(x)) for name, ours in {
+    **{name: _unary(lambda c, x, f=getattr(F, ours): f(x)) for name, ours in {  # noqa: B008
         "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Abs": "abs", "Neg": "neg", "Sign": "sign", "Sin": "sin", "Cos": "cos",
         "Erf": "erf", "Floor": "floor", "Ceil": "ceil", "Round": "round", "Reciprocal": "reciprocal", "Relu": "relu",
         "Sigmoid": "sigmoid", "Tanh": "tanh", "Softplus": "softplus", "Softsign": "softsign", "Mish": "mish",
