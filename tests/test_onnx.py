@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import onnx_backend
 import samestep as ss
 from samestep import nn, optim
 
@@ -106,3 +107,14 @@ def test_what_is_read_back_computes_the_same_and_trains(name: str, tmp_path: Pat
     target = np.zeros_like(expected)
     losses = [plan.step(x, target) for _ in range(6)]
     assert losses[-1] < losses[0]
+
+
+def test_cases_of_single_operators(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every node test of onnx that is not skipped passes; docs/onnx.md names what is skipped, and is current."""
+    passed, skipped, failed = onnx_backend.results()
+    with capsys.disabled():
+        print(f"\nonnx node tests: {len(passed)} pass, {len(skipped)} skipped, {len(failed)} fail")
+    assert not failed, "\n".join(failed)
+    assert len(passed) >= 300
+    page = (Path(__file__).resolve().parent.parent / "docs" / "onnx.md").read_text("utf-8")
+    assert onnx_backend.table(skipped) in page, "docs/onnx.md is not current: python tests/onnx_backend.py docs/onnx.md"
