@@ -2,13 +2,17 @@
 #include <math.h>
 #include <string.h>
 #include "base/philox.h"
+#ifndef SS_F64
+#include "kernels/matmul_tile.h"
+#endif
+#include "kernels/rowreduce.h"
 #include "kernels/variant.h"
 #include "kernels/vmath.h"
 #include "ops/op.h"
 
 enum { Q, K, V, MASK, KEEP };
 enum { CAUSAL, SCALE, DROPOUT };
-enum { QUERIES = 32, KEYS = 64 }; /* of a block: the order of sums follows from them, so they are constants */
+enum { QUERIES = 64, KEYS = 64, GROUP = 16 }; /* of a block: the order of sums follows from KEYS, so it is a constant; QUERIES and KEYS are multiples of GROUP */
 
 static const ss_attr_spec attrs[] = {
     {"is_causal", SS_ATTR_BOOL, 0, 0, 1, "1: query t sees the keys 0 to t"},
@@ -72,40 +76,55 @@ static ss_status infer(ss_infer *q, ss_error *err) {
     return SS_OK;
 }
 
-/* ---- blocks ---- */
+/* ---- products of blocks ---- */
 
-/* to[e][j] = from[j][e] for the keys of a block; missing keys are 0. */
-static void turn(const real *restrict from, int64_t count, int64_t features, real *restrict to) {
-    for (int64_t e = 0; e < features; e++)
-        for (int64_t j = 0; j < KEYS; j++) to[e * KEYS + j] = j < count ? from[j * features + e] : 0;
-}
-
-/* to[j] = sum over e of x[e] * turned[e][j]: one chain along e for each key. */
-static inline void products(const real *restrict x, const real *restrict turned, int64_t features, real *restrict to) {
-    real sum[KEYS];
-    for (int64_t j = 0; j < KEYS; j++) sum[j] = 0;
-    for (int64_t e = 0; e < features; e++) {
-        const real factor = x[e];
-        for (int64_t j = 0; j < KEYS; j++) sum[j] = fma_r(factor, turned[e * KEYS + j], sum[j]);
+/* C (m x n) = [C +] A B, each element one chain along k. Without kernels (references, f64) element by element. */
+static void multiply(const ss_call *c, int64_t m, int64_t n, int64_t k, const real *a, int64_t a_row, int64_t a_col, const real *b, int64_t b_row, real *to, int64_t to_row, bool accumulate) {
+#ifndef SS_F64
+    if (c->kernels) {
+        tile_block(m, n, k, a, a_row, a_col, b, b_row, to, to_row, accumulate, NULL);
+        return;
     }
-    for (int64_t j = 0; j < KEYS; j++) to[j] = sum[j];
+#endif
+    (void)c;
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+            real sum = accumulate ? to[i * to_row + j] : 0;
+            for (int64_t q = 0; q < k; q++) sum = fma_r(a[i * a_row + q * a_col], b[q * b_row + j], sum);
+            to[i * to_row + j] = sum;
+        }
 }
 
-/* Scores of query t against the keys [s0, s0 + count): scaled, masked, -inf where a key is not seen. */
-static void scores(const ss_call *c, const attention *a, int64_t row, int64_t head, int64_t t, int64_t s0, int64_t count, const real *turned, real *restrict to) {
-    products((const real *)c->in[Q] + ((row * a->heads + head) * a->t + t) * a->d, turned, a->d, to);
-    for (int64_t j = 0; j < KEYS; j++) to[j] *= a->scale;
+/* to[e][j] = from[j][e] for the keys of a block; what stands for missing keys is not used. */
+static void turn(const real *restrict from, int64_t step, int64_t count, int64_t features, real *restrict to) {
+    int64_t e = 0;
+#ifndef SS_F64
+    for (; e + VEC_WIDTH <= features; e += VEC_WIDTH)
+        for (int64_t j = 0; j < count; j += VEC_WIDTH) {
+            if (count - j >= VEC_WIDTH) vec_transpose(from + j * step + e, step, VEC_WIDTH, to + e * KEYS + j, KEYS);
+            else vec_transpose(from + j * step + e, step, (int)(count - j), to + e * KEYS + j, KEYS);
+        }
+#endif
+    for (; e < features; e++)
+        for (int64_t j = 0; j < count; j++) to[e * KEYS + j] = from[j * step + e];
+}
+
+/* ---- scores and weights of one query against one block of keys ---- */
+
+/* The products become scores: scaled, masked, -inf where a key is not seen. `given` of the KEYS products were made. */
+static void finish_scores(const ss_call *c, const attention *a, int64_t row, int64_t head, int64_t t, int64_t s0, int64_t given, real *restrict x) {
+    for (int64_t j = 0; j < KEYS; j++) x[j] *= a->scale;
     if (a->mask_rows) {
         const real *mask = (const real *)c->in[MASK] + (a->batched_mask ? row * a->mask_rows : 0) + head * a->mask_head + t * a->s + s0;
-        for (int64_t j = 0; j < count; j++) to[j] += mask[j];
+        for (int64_t j = 0; j < given; j++) x[j] += mask[j];
     }
     if (c->n_in > KEEP && c->in_shape[KEEP].rank >= 0) {
         const real *keep = (const real *)c->in[KEEP] + row * a->s + s0;
-        for (int64_t j = 0; j < count; j++)
-            if (keep[j] == 0) to[j] = -INFINITY;
+        for (int64_t j = 0; j < given; j++)
+            if (keep[j] == 0) x[j] = -INFINITY;
     }
-    const int64_t seen = a->causal ? ss_min(count, t - s0 + 1) : count;
-    for (int64_t j = ss_max(seen, 0); j < KEYS; j++) to[j] = -INFINITY;
+    const int64_t seen = a->causal ? ss_min(given, t - s0 + 1) : given;
+    for (int64_t j = 0; j < KEYS; j++) x[j] = if_r(j < seen, x[j], -(real)INFINITY);
 }
 
 /* Factors of dropout: 0 or 1 / (1 - p). Weights count in the order (head, query, key). */
@@ -120,10 +139,7 @@ static void drop(const ss_call *c, const attention *a, int64_t row, int64_t head
     }
 }
 
-/* Key blocks that query t (the last of its block) sees at all. */
-static int64_t seen_keys(const attention *a, int64_t last_query) { return a->causal ? ss_min(a->s, last_query + 1) : a->s; }
-
-/* Weights of one block of keys for one query: what `scores` gave becomes exp(score - shift). */
+/* Scores become weights, exp(score - shift). */
 static inline void weights(real shift, real *restrict x) {
     if (shift == -INFINITY) {
         for (int64_t j = 0; j < KEYS; j++) x[j] = 0;
@@ -132,38 +148,50 @@ static inline void weights(real shift, real *restrict x) {
     for (int64_t j = 0; j < KEYS; j++) x[j] = exp_r(x[j] - shift);
 }
 
-/* The tree over a block. */
+/* The tree over a block: j with j + 32, then 16, and so on. */
 static inline real block_sum(const real *restrict x) {
-    real t[KEYS];
-    memcpy(t, x, sizeof t);
-    for (int width = KEYS / 2; width > 0; width /= 2)
+    real t[KEYS / 2];
+    for (int64_t j = 0; j < KEYS / 2; j++) t[j] = x[j] + x[j + KEYS / 2];
+    for (int64_t j = 0; j < KEYS / 4; j++) t[j] += t[j + KEYS / 4];
+    for (int width = KEYS / 8; width > 0; width /= 2)
         for (int j = 0; j < width; j++) t[j] += t[j + width];
     return t[0];
 }
 
-static inline real block_max(const real *restrict x) {
-    real best = x[0];
-    for (int64_t j = 1; j < KEYS; j++) best = max_r(best, x[j]);
-    return best;
+/* Queries come in groups of GROUP; with is_causal a group is multiplied with the keys up to its last query, so that the count depends on the position alone. */
+static inline int64_t given_keys(const attention *a, int64_t t, int64_t s0) {
+    const int64_t end = a->causal ? ss_min(a->s, t / GROUP * GROUP + GROUP) : a->s;
+    return ss_min(KEYS, end - s0);
 }
 
 /* ---- scratch: of one thread ---- */
 
 typedef struct room {
-    real *k, *v, *p, *dp, *factor, *inner; /* turned keys and values, weights and their gradients [KEYS], dropout [KEYS], sums of the queries of one head */
+    real *k, *v;        /* turned keys (all blocks of a head) and values (one block) */
+    real *p, *dp;       /* weights and their gradients: [QUERIES][KEYS] */
+    real *factor;       /* dropout: [KEYS] */
+    real *inner;        /* sums of the queries of one head */
+    int64_t owner, turned; /* whose keys lie turned in k, and how many blocks of them */
 } room;
 
-static int64_t room_of(const ss_call *c, const attention *a, int thread, room *r) {
-    const int64_t k = KEYS * a->d, v = KEYS * a->dv, rows = ss_round_up(a->t, 16), total = k + v + 3 * KEYS + rows;
+static int64_t room_of(const ss_call *c, const attention *a, int thread, bool backward, room *r) {
+    const int64_t k = (backward ? KEYS : ss_round_up(a->s, KEYS)) * a->d, v = backward ? KEYS * a->dv : 0, block = QUERIES * KEYS, rows = backward ? ss_round_up(a->t, 16) : 0;
+    const int64_t total = ss_round_up(k, 16) + ss_round_up(v, 16) + 2 * block + KEYS + rows;
     real *at = (real *)c->scratch + thread * total;
-    if (r) *r = (room){at, at + k, at + k + v, at + k + v + KEYS, at + k + v + 2 * KEYS, at + k + v + 3 * KEYS};
+    if (r) {
+        *r = (room){.k = at, .owner = -1};
+        r->v = at + ss_round_up(k, 16);
+        r->p = r->v + ss_round_up(v, 16);
+        r->dp = r->p + block;
+        r->factor = r->dp + block;
+        r->inner = r->factor + KEYS;
+    }
     return total;
 }
 
 static int64_t scratch_bytes(const ss_call *c, bool backward) {
-    (void)backward;
     attention a = attention_of(c);
-    return room_of(c, &a, 0, NULL) * c->threads * (int64_t)sizeof(real);
+    return room_of(c, &a, 0, backward, NULL) * c->threads * (int64_t)sizeof(real);
 }
 
 /* The logarithm of each query's sum of weights. */
@@ -171,38 +199,45 @@ static int64_t saved_bytes(const ss_call *c) { return c->in_shape[Q].dim[0] * c-
 
 /* ---- forward: online softmax over blocks of keys (Milakov, Gimelshein, 2018; Dao and others, 2022) ---- */
 
-static void forward_block(const ss_call *c, const attention *a, const room *m, int64_t row, int64_t head, int64_t t0) {
+/* Queries [t, t + rows) of one group against one block of keys. */
+static void forward_group(const ss_call *c, const attention *a, const room *m, int64_t row, int64_t head, int64_t t, int64_t rows, int64_t s0, real *most, real *sum) {
+    const int64_t kv = row * a->kv_heads + head / a->group, first = (row * a->heads + head) * a->t + t, given = given_keys(a, t, s0);
+    if (given <= 0) return;
+    real *y = (real *)c->out[0] + first * a->dv;
+    multiply(c, rows, given, a->d, (const real *)c->in[Q] + first * a->d, a->d, 1, m->k + s0 * a->d, KEYS, m->p, KEYS, false);
+    for (int64_t i = 0; i < rows; i++) {
+        real *restrict p = m->p + i * KEYS, *restrict yi = y + i * a->dv;
+        finish_scores(c, a, row, head, t + i, s0, given, p);
+        const real before = most[i], now = max_r(before, row_max(KEYS, p)), keep = before == -INFINITY ? 0 : exp_r(before - now);
+        weights(now, p);
+        most[i] = now;
+        sum[i] = fma_r(sum[i], keep, block_sum(p));
+        if (a->p > 0) {
+            drop(c, a, row, head, t + i, s0, given, m->factor);
+            for (int64_t j = 0; j < given; j++) p[j] *= m->factor[j];
+        }
+        if (c->bf16)
+            for (int64_t j = 0; j < KEYS; j++) p[j] = bf16_r(p[j]);
+        for (int64_t e = 0; e < a->dv; e++) yi[e] *= keep;
+    }
+    multiply(c, rows, a->dv, given, m->p, KEYS, 1, (const real *)c->in[V] + (kv * a->s + s0) * a->dv, a->dv, y, a->dv, true);
+}
+
+static void forward_block(const ss_call *c, const attention *a, room *m, int64_t row, int64_t head, int64_t t0) {
     const int64_t t1 = ss_min(t0 + QUERIES, a->t), kv = row * a->kv_heads + head / a->group, first = (row * a->heads + head) * a->t;
     real most[QUERIES], sum[QUERIES];
     for (int64_t t = t0; t < t1; t++) {
-        real *y = (real *)c->out[0] + (first + t) * a->dv;
         most[t - t0] = -INFINITY;
         sum[t - t0] = 0;
-        for (int64_t e = 0; e < a->dv; e++) y[e] = 0;
     }
-    for (int64_t s0 = 0, end = seen_keys(a, t1 - 1); s0 < end; s0 += KEYS) {
-        const int64_t count = ss_min(KEYS, a->s - s0);
-        const real *value = (const real *)c->in[V] + (kv * a->s + s0) * a->dv;
-        turn((const real *)c->in[K] + (kv * a->s + s0) * a->d, count, a->d, m->k);
-        for (int64_t t = t0; t < t1; t++) {
-            real *restrict y = (real *)c->out[0] + (first + t) * a->dv, *restrict p = m->p;
-            scores(c, a, row, head, t, s0, count, m->k, p);
-            const real before = most[t - t0], now = max_r(before, block_max(p)), keep = before == -INFINITY ? 0 : exp_r(before - now);
-            weights(now, p);
-            most[t - t0] = now;
-            sum[t - t0] = fma_r(sum[t - t0], keep, block_sum(p));
-            if (a->p > 0) {
-                drop(c, a, row, head, t, s0, count, m->factor);
-                for (int64_t j = 0; j < count; j++) p[j] *= m->factor[j];
-            }
-            if (c->bf16)
-                for (int64_t j = 0; j < KEYS; j++) p[j] = bf16_r(p[j]);
-            for (int64_t e = 0; e < a->dv; e++) y[e] *= keep;
-            for (int64_t j = 0; j < count; j++) {
-                const real factor = p[j], *restrict v = value + j * a->dv;
-                for (int64_t e = 0; e < a->dv; e++) y[e] = fma_r(factor, v[e], y[e]);
-            }
+    memset((real *)c->out[0] + (first + t0) * a->dv, 0, (size_t)((t1 - t0) * a->dv) * sizeof(real));
+    if (m->owner != kv) m->owner = kv, m->turned = 0;
+    for (int64_t s0 = 0; s0 < a->s && !(a->causal && s0 >= t1); s0 += KEYS) {
+        if (s0 / KEYS == m->turned) {
+            turn((const real *)c->in[K] + (kv * a->s + s0) * a->d, a->d, ss_min(KEYS, a->s - s0), a->d, m->k + s0 * a->d);
+            m->turned++;
         }
+        for (int64_t t = t0; t < t1; t += GROUP) forward_group(c, a, m, row, head, t, ss_min(GROUP, t1 - t), s0, most + t - t0, sum + t - t0);
     }
     real *saved = c->saved;
     for (int64_t t = t0; t < t1; t++) {
@@ -217,7 +252,7 @@ static void forward_block(const ss_call *c, const attention *a, const room *m, i
 static void forward(const ss_call *c) {
     attention a = attention_of(c);
     room m;
-    room_of(c, &a, c->thread, &m);
+    room_of(c, &a, c->thread, false, &m);
     const int64_t blocks = (a.t + QUERIES - 1) / QUERIES;
     int64_t begin, end;
     ss_split(c->rows * a.heads * blocks, 1, c->thread, c->threads, &begin, &end);
@@ -226,41 +261,36 @@ static void forward(const ss_call *c) {
 
 /* ---- backward: weights are computed anew, block by block ---- */
 
-/* One query against one block of keys. */
-static void backward_query(const ss_call *c, const attention *a, const room *m, int64_t row, int64_t head, int64_t t, int64_t s0, int64_t count) {
-    const int64_t at = (row * a->heads + head) * a->t + t, kv = (row * a->kv_heads + head / a->group) * a->s + s0;
-    const real *saved = c->saved, *restrict q = (const real *)c->in[Q] + at * a->d, *restrict g = (const real *)c->grad_out[0] + at * a->dv;
-    real *restrict p = m->p, *restrict dp = m->dp;
-    scores(c, a, row, head, t, s0, count, m->k, p);
-    weights(saved[at], p);
-    products(g, m->v, a->dv, dp);
-    if (a->p > 0) drop(c, a, row, head, t, s0, count, m->factor);
-    if (c->grad_in[V]) {
-        real *restrict gv = (real *)c->grad_in[V] + kv * a->dv;
-        for (int64_t j = 0; j < count; j++) {
-            real factor = a->p > 0 ? p[j] * m->factor[j] : p[j];
-            if (c->bf16) factor = bf16_r(factor);
-            for (int64_t e = 0; e < a->dv; e++) gv[j * a->dv + e] = fma_r(factor, g[e], gv[j * a->dv + e]);
+/* Queries [t, t + rows) against the block of keys at s0. All of them are multiplied with `given` keys. */
+static void backward_queries(const ss_call *c, const attention *a, const room *m, int64_t row, int64_t head, int64_t t, int64_t rows, int64_t s0, int64_t given) {
+    const int64_t first = (row * a->heads + head) * a->t + t, kv = (row * a->kv_heads + head / a->group) * a->s + s0;
+    const real *saved = (const real *)c->saved + first, *q = (const real *)c->in[Q] + first * a->d, *g = (const real *)c->grad_out[0] + first * a->dv;
+    multiply(c, rows, given, a->d, q, a->d, 1, m->k, KEYS, m->p, KEYS, false);
+    multiply(c, rows, given, a->dv, g, a->dv, 1, m->v, KEYS, m->dp, KEYS, false);
+    for (int64_t i = 0; i < rows; i++) {
+        real *restrict p = m->p + i * KEYS, *restrict dp = m->dp + i * KEYS;
+        const real inner = m->inner[t + i];
+        finish_scores(c, a, row, head, t + i, s0, given, p);
+        weights(saved[i], p);
+        if (a->p > 0) {
+            drop(c, a, row, head, t + i, s0, given, m->factor);
+            for (int64_t j = 0; j < given; j++) {
+                dp[j] = p[j] * (dp[j] * m->factor[j] - inner);
+                p[j] *= m->factor[j];
+            }
+        } else {
+            for (int64_t j = 0; j < KEYS; j++) dp[j] = p[j] * (dp[j] - inner);
         }
+        if (c->n_in > MASK && c->grad_in[MASK]) {
+            real *restrict gm = (real *)c->grad_in[MASK] + row * a->mask_rows + head * a->mask_head + (t + i) * a->s + s0;
+            for (int64_t j = 0; j < given; j++) gm[j] += dp[j];
+        }
+        for (int64_t j = 0; j < KEYS; j++) dp[j] *= a->scale;
+        for (int64_t j = 0; c->bf16 && j < KEYS; j++) p[j] = bf16_r(p[j]), dp[j] = bf16_r(dp[j]);
     }
-    const real inner = m->inner[t];
-    for (int64_t j = 0; j < count; j++) dp[j] = p[j] * ((a->p > 0 ? dp[j] * m->factor[j] : dp[j]) - inner);
-    if (c->n_in > MASK && c->grad_in[MASK]) {
-        real *restrict gm = (real *)c->grad_in[MASK] + row * a->mask_rows + head * a->mask_head + t * a->s + s0;
-        for (int64_t j = 0; j < count; j++) gm[j] += dp[j];
-    }
-    for (int64_t j = 0; j < count; j++) dp[j] = c->bf16 ? bf16_r(dp[j] * a->scale) : dp[j] * a->scale;
-    if (c->grad_in[Q]) {
-        real *restrict gq = (real *)c->grad_in[Q] + at * a->d;
-        const real *restrict key = (const real *)c->in[K] + kv * a->d;
-        for (int64_t j = 0; j < count; j++)
-            for (int64_t e = 0; e < a->d; e++) gq[e] = fma_r(dp[j], key[j * a->d + e], gq[e]);
-    }
-    if (c->grad_in[K]) {
-        real *restrict gk = (real *)c->grad_in[K] + kv * a->d;
-        for (int64_t j = 0; j < count; j++)
-            for (int64_t e = 0; e < a->d; e++) gk[j * a->d + e] = fma_r(dp[j], q[e], gk[j * a->d + e]);
-    }
+    if (c->grad_in[V]) multiply(c, given, a->dv, rows, m->p, 1, KEYS, g, a->dv, (real *)c->grad_in[V] + kv * a->dv, a->dv, true);
+    if (c->grad_in[Q]) multiply(c, rows, a->d, given, m->dp, KEYS, 1, (const real *)c->in[K] + kv * a->d, a->d, (real *)c->grad_in[Q] + first * a->d, a->d, true);
+    if (c->grad_in[K]) multiply(c, given, a->d, rows, m->dp, 1, KEYS, q, a->d, (real *)c->grad_in[K] + kv * a->d, a->d, true);
 }
 
 /* All query heads of one key head: the sums over queries and heads stay with one thread. */
@@ -271,17 +301,17 @@ static void backward_head(const ss_call *c, const attention *a, const room *m, i
     for (int64_t head = kv_head * a->group; head < (kv_head + 1) * a->group; head++) {
         const int64_t first = (row * a->heads + head) * a->t;
         if (c->grad_in[Q]) memset((real *)c->grad_in[Q] + first * a->d, 0, (size_t)(a->t * a->d) * sizeof(real));
-        for (int64_t t = 0; t < a->t; t++) {
-            const real *g = (const real *)c->grad_out[0] + (first + t) * a->dv, *y = (const real *)c->out[0] + (first + t) * a->dv;
-            real sum = 0;
-            for (int64_t e = 0; e < a->dv; e++) sum = fma_r(g[e], y[e], sum);
-            m->inner[t] = sum;
-        }
+        for (int64_t t = 0; t < a->t; t++)
+            m->inner[t] = row_dot(a->dv, (const real *)c->grad_out[0] + (first + t) * a->dv, (const real *)c->out[0] + (first + t) * a->dv);
         for (int64_t s0 = 0; s0 < a->s; s0 += KEYS) {
             const int64_t count = ss_min(KEYS, a->s - s0);
-            turn((const real *)c->in[K] + (kv + s0) * a->d, count, a->d, m->k);
-            turn((const real *)c->in[V] + (kv + s0) * a->dv, count, a->dv, m->v);
-            for (int64_t t = a->causal ? s0 : 0; t < a->t; t++) backward_query(c, a, m, row, head, t, s0, count);
+            turn((const real *)c->in[K] + (kv + s0) * a->d, a->d, count, a->d, m->k);
+            turn((const real *)c->in[V] + (kv + s0) * a->dv, a->dv, count, a->dv, m->v);
+            for (int64_t t = a->causal ? s0 : 0; t < a->t;) { /* groups by themselves where they see different numbers of keys */
+                const int64_t given = given_keys(a, t, s0), rows = ss_min(given < count ? GROUP : QUERIES, a->t - t);
+                backward_queries(c, a, m, row, head, t, rows, s0, given);
+                t += rows;
+            }
         }
     }
 }
@@ -289,7 +319,7 @@ static void backward_head(const ss_call *c, const attention *a, const room *m, i
 static void backward(const ss_call *c) {
     attention a = attention_of(c);
     room m;
-    room_of(c, &a, c->thread, &m);
+    room_of(c, &a, c->thread, true, &m);
     int64_t begin, end;
     if (c->n_in > KEEP && c->grad_in[KEEP]) { /* a mask of 0 and 1 has no gradient */
         ss_my_elements(c, c->rows * a.s, &begin, &end);
