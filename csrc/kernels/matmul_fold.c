@@ -167,6 +167,11 @@ static __attribute__((noinline)) void fold_strip(int rows, int64_t n, const step
                                                  const tile_stack *stack) {
     int vectors = (int)((n + VEC_WIDTH - 1) / VEC_WIDTH);
     vec_mask last = vec_first(n - (int64_t)(vectors - 1) * VEC_WIDTH);
+    /* The outputs of the next strip, whose lines are far apart, are on their way while this one is computed. */
+    for (int i = 0; i < rows; i++) {
+        __builtin_prefetch(stack->c + (rows + i) * stack->c_row, 1, 3);
+        __builtin_prefetch(stack->c + (rows + i) * stack->c_row + n - 1, 1, 3);
+    }
 #define FOLD_TILE(r, v) case (r) * 8 + (v): fold_kernel(r, v, steps, count, a, a_step, b, stack, last); break;
 #if defined(__AVX512F__) || defined(__AVX2__)
 #define FOLD_ROW(r) FOLD_TILE(r, 1) FOLD_TILE(r, 2)
