@@ -2,6 +2,7 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -21,6 +22,9 @@ typedef struct header {
 
 enum { ALIGN = 64, OVERHEAD = ALIGN + sizeof(header) };
 
+/* From this size on large pages are asked for: matrices are read down columns too, a page for every row. Where the system grants none nothing changes. */
+enum { LARGE = 4 << 20, PAGE = 4096 };
+
 static atomic_uint_fast64_t allocations, bytes_held;
 static atomic_uint_fast64_t until_failure; /* 0: off; 1: this allocation and all after it fail */
 
@@ -39,6 +43,12 @@ void *ss_calloc(size_t count, size_t size) {
     if (__builtin_add_overflow(bytes, (size_t)OVERHEAD, &total) || total > (size_t)PTRDIFF_MAX) return NULL;
     char *raw = calloc(1, total);
     if (raw == NULL) return NULL;
+#ifdef MADV_HUGEPAGE
+    if (total >= LARGE) {
+        char *page = (char *)(((uintptr_t)raw + PAGE - 1) & ~(uintptr_t)(PAGE - 1));
+        (void)madvise(page, (size_t)(raw + total - page) & ~(size_t)(PAGE - 1), MADV_HUGEPAGE);
+    }
+#endif
     char *memory = (char *)(((uintptr_t)raw + OVERHEAD - 1) & ~(uintptr_t)(ALIGN - 1));
     ((header *)(void *)memory)[-1] = (header){raw, bytes};
     ASAN_POISON_MEMORY_REGION(raw, (size_t)(memory - raw));

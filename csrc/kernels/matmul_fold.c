@@ -192,24 +192,36 @@ static __attribute__((noinline)) void fold_strip(int rows, int64_t n, const step
 #undef FOLD_TILE
 }
 
-/* Strips of A, [strip][row][FOLD_M]. */
-static void pack_strips(int64_t rows, int64_t m, int64_t strips, const float *a, int64_t a_row, float *to) {
-    for (int64_t s = 0; s < strips; s++, to += rows * FOLD_M) {
-        int64_t begin = tile_begin(m, strips, s);
-#if defined(__AVX512F__) || defined(__AVX2__)
-        vec_mask mask = vec_first(tile_begin(m, strips, s + 1) - begin);
-        for (int64_t q = 0; q < rows; q++) vec_store_mask(to + q * FOLD_M, vec_load_mask(a + q * a_row + begin, mask), mask);
-#else
-        for (int64_t q = 0; q < rows; q++)
-            for (int64_t i = begin; i < tile_begin(m, strips, s + 1); i++) to[q * FOLD_M + i - begin] = a[q * a_row + i];
-#endif
-    }
-}
-
 static int64_t strips_of(int64_t m) { return (m + FOLD_M - 1) / FOLD_M; }
 
+/* Strips of A, [strip][row][FOLD_M], strip_floats() apart. Along the rows of A, which are often a power of two apart: down a column, lines would drive each other out of the first-level
+ * cache. Each row of a strip is stored as eight floats, of which the next row covers what is too much: a masked store costs several plain ones. */
+enum { MOST_STRIPS = (SHORT_M + FOLD_M - 1) / FOLD_M, STRIP_MORE = 8 };
+
+static int64_t strip_floats(int64_t rows) { return rows * FOLD_M + STRIP_MORE; }
+
+static void pack_strips(int64_t rows, int64_t m, int64_t strips, const float *a, int64_t a_row, float *to) {
+    const int64_t step = strip_floats(rows);
+#if defined(__AVX512F__) || defined(__AVX2__)
+    int64_t begin[MOST_STRIPS + 1];
+    vec_mask mask[MOST_STRIPS];
+    for (int64_t s = 0; s <= strips; s++) begin[s] = tile_begin(m, strips, s);
+    for (int64_t s = 0; s < strips; s++) mask[s] = vec_first(begin[s + 1] - begin[s]);
+#endif
+    for (int64_t q = 0; q < rows; q++, a += a_row, to += FOLD_M)
+        for (int64_t s = 0; s < strips; s++) {
+#if defined(__AVX512F__)
+            _mm256_storeu_ps(to + s * step, _mm512_castps512_ps256(vec_load_mask(a + begin[s], mask[s])));
+#elif defined(__AVX2__)
+            vec_store(to + s * step, vec_load_mask(a + begin[s], mask[s]));
+#else
+            for (int64_t i = tile_begin(m, strips, s); i < tile_begin(m, strips, s + 1); i++) to[s * step + i - tile_begin(m, strips, s)] = a[i];
+#endif
+        }
+}
+
 /* Floats of a thread: A's strips of one chunk, then the tiles' stacks. */
-static int64_t strips_floats(int64_t m) { return CHUNK * FOLD_M * strips_of(ss_min(m, SHORT_M)); }
+static int64_t strips_floats(int64_t m) { return ss_round_up(strip_floats(CHUNK) * strips_of(ss_min(m, SHORT_M)), 16); }
 
 static int64_t stack_floats(int64_t m, int64_t n, int depth) {
     return (int64_t)depth * strips_of(ss_min(m, LONG_M)) * FOLD_M * ss_round_up(ss_min(n, LONG_N), TILE_N);
@@ -217,6 +229,14 @@ static int64_t stack_floats(int64_t m, int64_t n, int depth) {
 
 static int64_t thread_floats(int64_t m, int64_t n, int depth) {
     return ss_round_up(strips_floats(m) + stack_floats(m, n, depth), 16);
+}
+
+/* Fetches a share of rows x columns floats into the second-level cache: rows lie too far apart for the hardware to guess. */
+SS_INLINE void fetch_share(int64_t share, int64_t shares, int64_t rows, int64_t columns, const float *from, int64_t step) {
+    for (int64_t q = rows * share / shares; q < rows * (share + 1) / shares; q++) {
+        for (int64_t j = 0; j < columns; j += 16) __builtin_prefetch(from + q * step + j, 0, 2);
+        __builtin_prefetch(from + q * step + columns - 1, 0, 2);
+    }
 }
 
 static void fold_block(const ss_matmul_fold *p, int64_t i0, int64_t m, int64_t j0, int64_t n, bool one_chunk, float *scratch) {
@@ -228,15 +248,20 @@ static void fold_block(const ss_matmul_fold *p, int64_t i0, int64_t m, int64_t j
     walk w = {0, p->fold->row[0] * p->positions, 0};
     for (int64_t first = w.row; w.lane < p->fold->lanes; first += rows) {
         int count = next_chunk(p, &w, steps, &rows);
+        const int64_t panels = (n + TILE_N - 1) / TILE_N, more = ss_min(CHUNK, p->fold->row[p->fold->lanes] * p->positions - w.row);
+        int64_t turn = 0;
         pack_strips(rows, m, strips, p->a + first * p->a_row + i0, p->a_row, packed);
         for (int64_t j = 0; j < n; j += TILE_N) {
             int64_t columns = ss_min(TILE_N, n - j);
             tile_panel(rows, columns, p->b + first * p->b_row + j0 + j, p->b_row, 1, panel);
             for (int64_t s = 0; s < strips; s++) {
                 int64_t i = tile_begin(m, strips, s), height = tile_begin(m, strips, s + 1) - i;
+                if (j + TILE_N < n) fetch_share(s, strips, rows, ss_min(TILE_N, n - j - TILE_N), p->b + first * p->b_row + j0 + j + TILE_N, p->b_row);
+                else if (more > 0) fetch_share(s, strips, more, ss_min(TILE_N, n), p->b + w.row * p->b_row + j0, p->b_row);
+                if (more > 0) fetch_share(turn++, panels * strips, more, m, p->a + w.row * p->a_row + i0, p->a_row);
                 tile_stack stack = {p->c + (i0 + i) * p->c_row + j0 + j, p->c_row, p->block_stride, p->fold->blocks,
                                     stacks + (j / TILE_N * strips + s) * rest};
-                fold_strip((int)height, columns, steps, count, packed + s * rows * FOLD_M, FOLD_M, panel, &stack);
+                fold_strip((int)height, columns, steps, count, packed + s * strip_floats(rows), FOLD_M, panel, &stack);
             }
         }
     }
