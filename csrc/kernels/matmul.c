@@ -9,6 +9,7 @@
  *            linear layer (B is the transposed weight, m a small batch) copies and transposes the batch instead of the weight.
  */
 #include <stddef.h>
+#include <string.h>
 #include "base/shape.h"
 #include "kernels/internal.h"
 #include "kernels/matmul_tile.h"
@@ -16,9 +17,17 @@
 enum {
     PANEL_K = 256,          /* plain: a panel of B stays in the first-level cache */
     TURNED_K = 800,         /* turned: a strip of B does, panels of A^T stream from the second level */
-    BUFFER = 64 * 1024,     /* floats on the stack of each thread */
-    BLOCK_M = 512           /* plain: rows of A that stay in the second level while panels of B pass */
+    BUFFER = 96 * 1024,     /* floats on the stack of each thread */
+    BLOCK_M = 512,          /* plain: rows of A that stay in the second level while panels of B pass */
+    SKEW = 8                /* floats between copied rows */
 };
+
+/* Rows whose distance is a multiple of half the span of the first-level cache's sets drive each other out while a tile walks along them: they are copied, a little further apart. */
+static bool collides(int64_t row, int64_t col) { return col == 1 && row % 512 == 0; }
+
+static void copy_rows(int64_t rows, int64_t n, const float *from, int64_t from_row, float *to, int64_t to_row) {
+    for (int64_t i = 0; i < rows; i++) memcpy(to + i * to_row, from + i * from_row, (size_t)n * sizeof(float));
+}
 
 /* The part of the output that one thread computes. */
 typedef struct region {
@@ -60,11 +69,19 @@ static region share_of(const ss_matmul *p, int thread, int threads) {
 
 static void plain(const ss_matmul *p, region r, float *buffer) {
     int64_t parts = ss_max(1, (p->k + PANEL_K - 1) / PANEL_K);
-    for (int64_t i0 = r.m0; i0 < r.m1; i0 += BLOCK_M) {
-        int64_t m = ss_min(BLOCK_M, r.m1 - i0), strips = tile_strips(m);
+    const bool skew = collides(p->a_row, p->a_col) && r.n1 - r.n0 > 4 * TILE_N;
+    const int64_t block = skew ? (BUFFER - PANEL_K * TILE_N) / (PANEL_K + SKEW) / TILE_M * TILE_M : BLOCK_M;
+    float *copy = buffer + PANEL_K * TILE_N;
+    for (int64_t i0 = r.m0; i0 < r.m1; i0 += block) {
+        int64_t m = ss_min(block, r.m1 - i0), strips = tile_strips(m);
         bool in_place = strips == 1 && p->b_col == 1;
         for (int64_t part = 0; part < parts; part++) {
-            int64_t q = p->k * part / parts, k = p->k * (part + 1) / parts - q;
+            int64_t q = p->k * part / parts, k = p->k * (part + 1) / parts - q, a_row = p->a_row;
+            const float *a = p->a + i0 * p->a_row + q * p->a_col;
+            if (skew) {
+                copy_rows(m, k, a, a_row, copy, PANEL_K + SKEW);
+                a = copy, a_row = PANEL_K + SKEW;
+            }
             const float *bias = part == parts - 1 ? p->bias : NULL;
             for (int64_t j = r.n0; j < r.n1; j += TILE_N) {
                 int64_t n = ss_min(TILE_N, r.n1 - j), b_row = TILE_N;
@@ -75,7 +92,7 @@ static void plain(const ss_matmul *p, region r, float *buffer) {
                 const float *ahead = j + TILE_N < r.n1 ? b + TILE_N * p->b_col : p->b + (q + k) * p->b_row + r.n0 * p->b_col;
                 for (int64_t s = 0; s < strips; s++) {
                     int64_t i = i0 + tile_begin(m, strips, s), rows = i0 + tile_begin(m, strips, s + 1) - i;
-                    tile_strip((int)rows, n, k, p->a + i * p->a_row + q * p->a_col, p->a_row, p->a_col, panel, b_row,
+                    tile_strip((int)rows, n, k, a + (i - i0) * a_row, a_row, p->a_col, panel, b_row,
                                p->c + i * p->c_row + j, p->c_row, part > 0, bias ? bias + j : NULL, s < 2 ? ahead + s * 16 : panel, s < 2 ? p->b_row : 0);
                 }
             }

@@ -231,14 +231,6 @@ static int64_t thread_floats(int64_t m, int64_t n, int depth) {
     return ss_round_up(strips_floats(m) + stack_floats(m, n, depth), 16);
 }
 
-/* Fetches a share of rows x columns floats into the second-level cache: rows lie too far apart for the hardware to guess. */
-SS_INLINE void fetch_share(int64_t share, int64_t shares, int64_t rows, int64_t columns, const float *from, int64_t step) {
-    for (int64_t q = rows * share / shares; q < rows * (share + 1) / shares; q++) {
-        for (int64_t j = 0; j < columns; j += 16) __builtin_prefetch(from + q * step + j, 0, 2);
-        __builtin_prefetch(from + q * step + columns - 1, 0, 2);
-    }
-}
-
 static void fold_block(const ss_matmul_fold *p, int64_t i0, int64_t m, int64_t j0, int64_t n, bool one_chunk, float *scratch) {
     float *packed = scratch, *stacks = scratch + strips_floats(p->m);
     int64_t strips = strips_of(m), rows;
@@ -256,9 +248,9 @@ static void fold_block(const ss_matmul_fold *p, int64_t i0, int64_t m, int64_t j
             tile_panel(rows, columns, p->b + first * p->b_row + j0 + j, p->b_row, 1, panel);
             for (int64_t s = 0; s < strips; s++) {
                 int64_t i = tile_begin(m, strips, s), height = tile_begin(m, strips, s + 1) - i;
-                if (j + TILE_N < n) fetch_share(s, strips, rows, ss_min(TILE_N, n - j - TILE_N), p->b + first * p->b_row + j0 + j + TILE_N, p->b_row);
-                else if (more > 0) fetch_share(s, strips, more, ss_min(TILE_N, n), p->b + w.row * p->b_row + j0, p->b_row);
-                if (more > 0) fetch_share(turn++, panels * strips, more, m, p->a + w.row * p->a_row + i0, p->a_row);
+                if (j + TILE_N < n) tile_fetch(s, strips, rows, ss_min(TILE_N, n - j - TILE_N), p->b + first * p->b_row + j0 + j + TILE_N, p->b_row);
+                else if (more > 0) tile_fetch(s, strips, more, ss_min(TILE_N, n), p->b + w.row * p->b_row + j0, p->b_row);
+                if (more > 0) tile_fetch(turn++, panels * strips, more, m, p->a + w.row * p->a_row + i0, p->a_row);
                 tile_stack stack = {p->c + (i0 + i) * p->c_row + j0 + j, p->c_row, p->block_stride, p->fold->blocks,
                                     stacks + (j / TILE_N * strips + s) * rest};
                 fold_strip((int)height, columns, steps, count, packed + s * strip_floats(rows), FOLD_M, panel, &stack);

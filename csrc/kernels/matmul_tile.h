@@ -106,6 +106,14 @@ static __attribute__((noinline, unused)) void tile_strip(int rows, int64_t n, in
 SS_INLINE int64_t tile_begin(int64_t m, int64_t strips, int64_t i) { return m * i / strips; }
 SS_INLINE int64_t tile_strips(int64_t m) { return (m + TILE_M - 1) / TILE_M; }
 
+/* Fetches a share of rows x columns floats into the second-level cache: rows lie too far apart for the hardware to guess. */
+SS_INLINE void tile_fetch(int64_t share, int64_t shares, int64_t rows, int64_t columns, const float *from, int64_t step) {
+    for (int64_t q = rows * share / shares; q < rows * (share + 1) / shares; q++) {
+        for (int64_t j = 0; j < columns; j += 16) __builtin_prefetch(from + q * step + j, 0, 2);
+        __builtin_prefetch(from + q * step + columns - 1, 0, 2);
+    }
+}
+
 /* C (m x n, row stride c_row) = [C +] A B [+ bias]. A is read in place with strides a_row, a_col; B has contiguous rows b_row floats apart:
  * a packed panel (b_row = TILE_N, then n <= TILE_N) or any matrix in place. Reads and writes nothing outside the m x k, k x n and m x n
  * elements. k may be 0. `bias` (n, or NULL) is added after the last product: pass it with the last part of k only. */
