@@ -13,9 +13,9 @@ from ..nn._stored import Parameter, Stored
 from ..nn.functional._base import apply
 from ..nn.functional.recurrent import scan
 from ..nn.module import Module
+from . import _import_moves, _import_windows
 from ._export import library
-
-Array = np.ndarray[Any, Any]
+from ._import_base import Array, Call, Value, elementwise, first, unary
 
 
 def load(path: str | os.PathLike[str]) -> Module:
@@ -27,26 +27,6 @@ def load(path: str | os.PathLike[str]) -> Module:
     return Network(library().load(os.fspath(path)))
 
 
-class _Value:
-    """A tensor and the place of the batch among the axes that ONNX sees; None: ONNX does not see the batch."""
-
-    def __init__(self, tensor: Any, batch: int | None) -> None:
-        self.tensor, self.batch = tensor, batch
-
-    @property
-    def rank(self) -> int:
-        return int(self.tensor.ndim) - (self.batch is None)
-
-    def axis(self, axis: int) -> int:
-        """The tensor's axis for ONNX's. Raises ValueError for the batch."""
-        axis = int(axis) % self.rank
-        if self.batch is None:
-            return axis + 1
-        if axis == self.batch:
-            raise ValueError(f"axis {axis} is the batch")
-        return axis + (axis < self.batch)
-
-
 class Network(Module):
     """A network that was read from an ONNX model. sample=True: a whole array of the file is one sample."""
 
@@ -54,6 +34,7 @@ class Network(Module):
         super().__init__()
         onnx = library()
         self._onnx, self._sample = onnx, sample
+        model = _inlined(onnx, model)
         self._graph, self._opset = model.graph, {item.domain: item.version for item in model.opset_import}
         self._constants: dict[str, Array] = {}
         self._given: dict[str, str] = {}  # initializer -> attribute
@@ -119,7 +100,7 @@ class Network(Module):
         values: dict[str, Any] = {"": None, **self._constants}
         values.update({name: getattr(self, attribute) for name, attribute in self._given.items()})
         for name, item in zip(self._inputs, inputs, strict=True):
-            values[name] = _Value(item, None if self._sample else 0)
+            values[name] = Value(item, None if self._sample else 0)
         for number, node in enumerate(self._graph.node):
             attributes = {item.name: self._onnx.helper.get_attribute_value(item) for item in node.attribute}
             given = [values[name] for name in node.input]
@@ -128,7 +109,7 @@ class Network(Module):
             elif node.op_type not in _OPERATORS:
                 raise self._error(node, "is not supported on tensors")
             else:
-                call = _Call(self, node, number, attributes, given)
+                call = Call(self, node, number, attributes, given)
                 try:
                     made = _OPERATORS[node.op_type](call, *given)
                 except (ValueError, TypeError, IndexError, AttributeError) as error:
@@ -138,7 +119,7 @@ class Network(Module):
         outputs = []
         for item in self._graph.output:
             value = values[item.name]
-            if not isinstance(value, _Value) or value.batch:
+            if not isinstance(value, Value) or value.batch:
                 raise ValueError(
                     f"output '{item.name}' does not depend on the input, or its batch axis is not the first"
                 )
@@ -162,6 +143,28 @@ class Network(Module):
         ]
 
 
+def _inlined(onnx: Any, model: Any) -> Any:
+    """The model with each operator that load() does not know, but that ONNX defines by others, replaced by those."""
+    if all(node.op_type in KNOWN for node in model.graph.node):
+        return model
+    from onnx.inliner import inline_selected_functions
+
+    if len({item.domain for item in model.opset_import} & {"", "ai.onnx"}) == 0:
+        return model
+    completed = onnx.ModelProto()
+    completed.CopyFrom(model)
+    for node in completed.graph.node:  # definitions refer to attributes, which a node may leave at their defaults
+        if node.op_type in KNOWN or not onnx.defs.has(node.op_type, node.domain):
+            continue
+        there = {item.name for item in node.attribute}
+        for name, attribute in onnx.defs.get_schema(node.op_type, node.domain).attributes.items():
+            if name not in there and attribute.default_value.type:
+                node.attribute.append(attribute.default_value)
+    known = [("", name) for name in sorted(KNOWN)]
+    model = completed
+    return inline_selected_functions(model, known, exclude=True, inline_schema_functions=True)
+
+
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _TRAINED = {
@@ -173,108 +176,28 @@ _TRAINED = {
     "LayerNormalization",
     "InstanceNormalization",
 }
-_FOLDED = {"ConstantOfShape", "Range", "Not", "Shape", "Mod", "IsNaN", "And", "Or"}
-
-
-class _Call:
-    def __init__(self, net: Network, node: Any, number: int, attributes: dict[str, Any], given: list[Any]) -> None:
-        self.net, self.node, self.number, self.a, self.given = net, node, number, attributes, given
-
-    def axes(self, constant: Any) -> Any:
-        """Axes as an input, or as the attribute of older files."""
-        return [int(n) for n in np.atleast_1d(constant)] if constant is not None else self.a.get("axes")
-
-    def text(self, name: str, usual: str) -> str:
-        value = self.a.get(name, usual)
-        return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _first(x: _Value) -> Any:
-    """The tensor, if the batch is axis 0."""
-    if not isinstance(x, _Value) or x.batch != 0:
-        raise ValueError("axis 0 of the input must be the batch")
-    return x.tensor
-
-
-def _elementwise(function: Any) -> Any:
-    def run(c: _Call, *parts: Any) -> Any:
-        known = [part for part in parts if isinstance(part, _Value)]
-        if not known:
-            return _Value(function(*parts), None)
-        whole = max(known, key=lambda part: (part.batch is not None, part.rank))
-        batch = whole.batch
-        shared = [part.batch is None and part.rank < whole.rank for part in known]  # parameters of another shape
-        if any(
-            part.batch != batch or (batch is not None and part.rank != whole.rank)
-            for part, same in zip(known, shared, strict=True)
-            if batch is None or not same
-        ):
-            raise ValueError("the batch is not the same axis of all operands")
-        items = []
-        for part in parts:
-            if isinstance(part, _Value):
-                items.append(part.tensor)
-            elif batch is None or part.ndim <= whole.rank - 1 - batch:
-                items.append(part)
-            elif part.ndim == whole.rank and part.shape[batch] == 1:
-                index = (slice(None),) * batch + (0,)
-                items.append(part.reshape(part.shape[1:]) if isinstance(part, Stored) and not batch else part[index])
-            else:
-                raise ValueError("a constant has its own values for each sample")
-        return _Value(function(*items), batch)
-
-    return run
-
-
-def _unary(function: Any) -> Any:
-    return lambda c, x, *more: _Value(function(c, x.tensor, *more), x.batch)
+_FOLDED = {"ConstantOfShape", "Range", "Not", "Shape", "And", "Or"}
 
 
 def _reduce(function: Any) -> Any:
-    def run(c: _Call, x: Any, axes: Any = None) -> Any:
+    def run(c: Call, x: Any, axes: Any = None) -> Any:
         given = c.axes(axes)
         if not given and c.a.get("noop_with_empty_axes"):
             return x
         given = given or list(range(x.rank))
         dims = sorted(x.axis(n) for n in given)
-        return _Value(function(x.tensor, dims if len(dims) > 1 else dims[0], bool(c.a.get("keepdims", 1))), x.batch)
-
-    return run
-
-
-def _arg(function: Any) -> Any:
-    def run(c: _Call, x: Any) -> Any:
-        if c.a.get("select_last_index"):
-            raise ValueError("select_last_index is not supported")
-        return _Value(function(x.tensor, x.axis(c.a.get("axis", 0)), bool(c.a.get("keepdims", 1))), x.batch)
+        return Value(function(x.tensor, dims if len(dims) > 1 else dims[0], bool(c.a.get("keepdims", 1))), x.batch)
 
     return run
 
 
 def _softmax(function: Any) -> Any:
-    def run(c: _Call, x: Any) -> Any:
+    def run(c: Call, x: Any) -> Any:
         if c.net._opset.get("", 0) < 13 and c.a.get("axis", 1) % x.rank != x.rank - 1:
             raise ValueError("before opset 13 only the last axis is supported")
-        return _Value(function(x.tensor, x.axis(c.a.get("axis", -1))), x.batch)
+        return Value(function(x.tensor, x.axis(c.a.get("axis", -1))), x.batch)
 
     return run
-
-
-def _gemm(c: _Call, x: Any, w: Any, bias: Any = None) -> Any:
-    if c.a.get("transA") or c.a.get("alpha", 1.0) != 1 or c.a.get("beta", 1.0) != 1:
-        raise ValueError("only alpha=1, beta=1, transA=0 are supported")
-    if bias is not None and not isinstance(bias, _Value) and bias.ndim == 2:
-        if bias.shape[0] != 1:
-            raise ValueError("a bias with its own values for each sample is not supported")
-        bias = np.asarray(bias[0]) if isinstance(bias, np.ndarray) else bias[0]
-    if (
-        c.a.get("transB")
-        and isinstance(w, Parameter)
-        and (bias is None or (isinstance(bias, Parameter) and bias.ndim == 1))
-    ):
-        return _Value(F.linear(_first(x), w, bias), 0)
-    made = F.matmul(_first(x), w.T if c.a.get("transB") else w)
-    return _Value(made if bias is None else F.add(made, bias), 0)
 
 
 class _Turned:
@@ -284,54 +207,54 @@ class _Turned:
         self.weight = weight
 
 
-def _matmul(c: _Call, a: Any, b: Any) -> Any:
+def _matmul(c: Call, a: Any, b: Any) -> Any:
     if isinstance(b, _Turned):
-        return _Value(F.linear(a.tensor, b.weight), a.batch)
-    batch = a.batch if isinstance(a, _Value) else b.batch
-    made = F.matmul(*[item.tensor if isinstance(item, _Value) else item for item in (a, b)])
-    return _Value(made, batch)
+        return Value(F.linear(a.tensor, b.weight), a.batch)
+    batch = a.batch if isinstance(a, Value) else b.batch
+    made = F.matmul(*[item.tensor if isinstance(item, Value) else item for item in (a, b)])
+    return Value(made, batch)
 
 
-def _transpose(c: _Call, x: Any) -> Any:
+def _transpose(c: Call, x: Any) -> Any:
     if isinstance(x, Stored):
         if x.ndim != 2:
             raise ValueError("a weight of other than two axes is not transposed")
         return _Turned(x)
     perm = c.a.get("perm") or list(range(x.rank))[::-1]
     if x.batch is None:
-        return _Value(F.permute(x.tensor, [0, *[n + 1 for n in perm]]), None)
-    return _Value(F.permute(x.tensor, [0, *[x.axis(n) for n in perm if n != x.batch]]), list(perm).index(x.batch))
+        return Value(F.permute(x.tensor, [0, *[n + 1 for n in perm]]), None)
+    return Value(F.permute(x.tensor, [0, *[x.axis(n) for n in perm if n != x.batch]]), list(perm).index(x.batch))
 
 
-def _reshape(c: _Call, x: Any, shape: Any) -> Any:
+def _reshape(c: Call, x: Any, shape: Any) -> Any:
     wanted = [int(n) for n in shape]
     if isinstance(x, Stored):
         return _expanded(x, wanted)
     if x.batch is None:
         old = x.tensor.sample_shape
-        return _Value(x.tensor.reshape(x.tensor.shape[0], *[e if e else old[n] for n, e in enumerate(wanted)]), None)
-    old = _first(x).shape
+        return Value(x.tensor.reshape(x.tensor.shape[0], *[e if e else old[n] for n, e in enumerate(wanted)]), None)
+    old = first(x).shape
     if wanted[0] not in (0, -1):
         raise ValueError(f"the shape {wanted} fixes the batch, which must be 0 or -1")
-    return _Value(x.tensor.reshape(old[0], *[e if e else old[n + 1] for n, e in enumerate(wanted[1:])]), 0)
+    return Value(x.tensor.reshape(old[0], *[e if e else old[n + 1] for n, e in enumerate(wanted[1:])]), 0)
 
 
 def _expanded(x: Any, shape: list[int]) -> Any:
     """A parameter of another shape: once for every sample."""
-    return _Value(x._tensor().reshape(-1, *np.empty(x.shape).reshape(shape).shape), None)
+    return Value(x._tensor().reshape(-1, *np.empty(x.shape).reshape(shape).shape), None)
 
 
-def _squeeze(c: _Call, x: Any, axes: Any = None) -> Any:
+def _squeeze(c: Call, x: Any, axes: Any = None) -> Any:
     given = sorted(n % x.rank for n in (c.axes(axes) or []))
     if not given:
         raise ValueError("axes must be given")
     dims = [x.axis(n) for n in given]
     shape = [e for n, e in enumerate(x.tensor.sample_shape) if n + 1 not in dims]
     batch = x.batch and x.batch - sum(n < x.batch for n in given)
-    return _Value(x.tensor.reshape(x.tensor.shape[0], *shape), batch)
+    return Value(x.tensor.reshape(x.tensor.shape[0], *shape), batch)
 
 
-def _unsqueeze(c: _Call, x: Any, axes: Any = None) -> Any:
+def _unsqueeze(c: Call, x: Any, axes: Any = None) -> Any:
     given = c.axes(axes)
     new = {n % (x.rank + len(given)) for n in given}
     old = iter([*([None] if x.batch is None else []), *range(x.rank)][x.batch is None :])
@@ -341,20 +264,26 @@ def _unsqueeze(c: _Call, x: Any, axes: Any = None) -> Any:
         sizes.insert(x.batch, None)
     shape = [1 if n == "new" else sizes[n] for n in layout]
     batch = None if x.batch is None else shape.index(None)
-    return _Value(x.tensor.reshape(x.tensor.shape[0], *[e for e in shape if e is not None]), batch)
+    return Value(x.tensor.reshape(x.tensor.shape[0], *[e for e in shape if e is not None]), batch)
 
 
-def _flatten(c: _Call, x: Any) -> Any:
-    if c.a.get("axis", 1) != 1:
-        raise ValueError("only axis=1 is supported")
-    return _Value(F.flatten(_first(x), 1), 0)
+def _concat(c: Call, *parts: Any) -> Any:
+    parts = tuple(part for part in parts if isinstance(part, Value) or part.size)
+    whole = next(part for part in parts if isinstance(part, Value))
+    if len(parts) == 1:
+        return whole
+    tensors = [part.tensor if isinstance(part, Value) else _repeated(whole, part) for part in parts]
+    return Value(F.cat(tensors, whole.axis(c.a["axis"])), whole.batch)
 
 
-def _concat(c: _Call, *parts: Any) -> Any:
-    return _Value(F.cat([part.tensor for part in parts], parts[0].axis(c.a["axis"])), parts[0].batch)
+def _repeated(x: Value, constant: Any) -> Any:
+    """A constant beside a tensor: once for every sample."""
+    if x.batch is not None:
+        raise ValueError("a constant beside tensors with a batch is not supported")
+    return x.tensor.trace.constant(np.asarray(constant, np.float32))
 
 
-def _slice(c: _Call, x: Any, starts: Any = None, ends: Any = None, axes: Any = None, steps: Any = None) -> Any:
+def _slice(c: Call, x: Any, starts: Any = None, ends: Any = None, axes: Any = None, steps: Any = None) -> Any:
     first = [int(n) for n in (starts if starts is not None else c.a["starts"])]
     last = [int(n) for n in (ends if ends is not None else c.a["ends"])]
     along = c.axes(axes) or list(range(len(first)))
@@ -365,89 +294,41 @@ def _slice(c: _Call, x: Any, starts: Any = None, ends: Any = None, axes: Any = N
         size = tensor.sample_shape[place - 1]
         stop = None if step < 0 and end < -size else end
         tensor = tensor[(slice(None),) * place + (slice(start, stop, step),)]
-    return _Value(tensor, x.batch)
+    return Value(tensor, x.batch)
 
 
-def _split(c: _Call, x: Any, sizes: Any = None) -> Any:
+def _split(c: Call, x: Any, sizes: Any = None) -> Any:
     axis = x.axis(c.a.get("axis", 0))
     given = sizes if sizes is not None else c.a.get("split")
     extent, parts = x.tensor.shape[axis], len(c.node.output)
     wanted = -(-extent // parts) if given is None else [int(n) for n in given]
-    return [_Value(part, x.batch) for part in F.split(x.tensor, wanted, axis)]
+    if not isinstance(wanted, int) and 0 in wanted:  # pieces without elements are constants
+        nothing = np.zeros((0,), np.float32)
+        pieces = iter(F.split(x.tensor, [n for n in wanted if n], axis))
+        return [Value(next(pieces), x.batch) if n else nothing for n in wanted]
+    return [Value(part, x.batch) for part in F.split(x.tensor, wanted, axis)]
 
 
-def _gather(c: _Call, x: Any, index: Any) -> Any:
+def _gather(c: Call, x: Any, index: Any) -> Any:
     axis = c.a.get("axis", 0)
     if isinstance(x, Parameter) and axis == 0 and x.ndim == 2:
-        return _Value(F.embedding(index.tensor, x), index.batch)
-    if isinstance(index, np.ndarray) and isinstance(x, _Value):
+        return Value(F.embedding(index.tensor, x), index.batch)
+    if isinstance(index, np.ndarray) and isinstance(x, Value):
         place = x.axis(axis)
         made = F.index_select(x.tensor, place, np.atleast_1d(index))
         batch = x.batch
-        return _Value(made if index.ndim else F.select(made, place, 0), batch)
+        return Value(made if index.ndim else F.select(made, place, 0), batch)
     if x.batch is None and index.batch is None:
-        return _Value(F.index_select(x.tensor, x.axis(axis), index.tensor), None)
+        return Value(F.index_select(x.tensor, x.axis(axis), index.tensor), None)
     raise ValueError("these indices are not supported")
 
 
-def _window(c: _Call, axes: int) -> dict[str, Any]:
-    pads = list(c.a.get("pads", [0] * (2 * axes)))
-    if c.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise ValueError(f"auto_pad={c.text('auto_pad', '')} is not supported")
-    return {"stride": tuple(c.a.get("strides", [1] * axes)), "begin": pads[:axes], "end": pads[axes:],
-            "dilation": tuple(c.a.get("dilations", [1] * axes))}  # fmt: skip
-
-
-def _conv(c: _Call, x: Any, w: Any, bias: Any = None) -> Any:
-    tensor, axes = _first(x), len(w.shape) - 2
-    k = _window(c, axes)
-    pad = tuple(k["begin"])
-    if k["begin"] != k["end"]:
-        both = [n for pair in list(zip(k["begin"], k["end"], strict=True))[::-1] for n in pair]
-        tensor, pad = F.pad(tensor, both), (0,) * axes
-    function = getattr(F, f"conv{axes}d")
-    return _Value(function(tensor, w, bias, k["stride"], pad, k["dilation"], c.a.get("group", 1)), 0)
-
-
-def _pool(op: str) -> Any:
-    def run(c: _Call, x: Any) -> Any:
-        tensor, kernel = _first(x), tuple(c.a["kernel_shape"])
-        k = _window(c, len(kernel))
-        if k["begin"] != k["end"] or len(c.node.output) > 1:
-            raise ValueError("different padding at both ends and the output of indices are not supported")
-        options: dict[str, Any] = {"ceil_mode": bool(c.a.get("ceil_mode", 0))}
-        if op == "max_pool":
-            options["dilation"] = k["dilation"]
-        elif max(k["dilation"]) > 1:
-            raise ValueError("dilations are not supported")
-        else:
-            options["count_include_pad"] = bool(c.a.get("count_include_pad", 0))
-        return _Value(getattr(F, f"{op}{len(kernel)}d")(tensor, kernel, k["stride"], tuple(k["begin"]), **options), 0)
-
-    return run
-
-
-def _global(op: str) -> Any:
-    return lambda c, x: _Value(getattr(F, f"{op}{x.rank - 2}d")(_first(x), 1), 0)
-
-
-def _batch_norm(c: _Call, x: Any, w: Any, b: Any, mean: Any, var: Any) -> Any:
-    if c.a.get("training_mode"):
-        raise ValueError("training_mode=1 is not supported")
-    return _Value(F.batch_norm(_first(x), mean, var, w, b, eps=c.a.get("epsilon", 1e-5), training=c.net.training), 0)
-
-
-def _layer_norm(c: _Call, x: Any, w: Any, b: Any = None) -> Any:
-    place = x.axis(c.a.get("axis", -1))
-    return _Value(F.layer_norm(x.tensor, x.tensor.sample_shape[place - 1 :], w, b, c.a.get("epsilon", 1e-5)), x.batch)
-
-
-def _instance_norm(c: _Call, x: Any, w: Any, b: Any) -> Any:
+def _instance_norm(c: Call, x: Any, w: Any, b: Any) -> Any:
     scale, shift = (item if isinstance(item, Stored) else x.tensor.trace.constant(item) for item in (w, b))
-    return _Value(F.group_norm(_first(x), x.tensor.shape[1], scale, shift, c.a.get("epsilon", 1e-5)), 0)
+    return Value(F.group_norm(first(x), x.tensor.shape[1], scale, shift, c.a.get("epsilon", 1e-5)), 0)
 
 
-def _recurrent(c: _Call, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, *states: Any) -> Any:
+def _recurrent(c: Call, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, *states: Any) -> Any:
     op, a = c.node.op_type.lower(), c.a
     usual = {"lstm": [b"Sigmoid", b"Tanh", b"Tanh"], "gru": [b"Sigmoid", b"Tanh"], "rnn": [b"Tanh"]}[op]
     found = a.get("activations", usual * 2)[: len(usual)]
@@ -474,14 +355,14 @@ def _recurrent(c: _Call, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = N
     joined = [F.cat(list(parts), 1) for parts in zip(*last, strict=True)]
     place = 0 if a.get("layout") else None
     return [
-        _Value(F.cat(outputs, 2), 2 if place is None else 0),
-        *[_Value(s, 1 if place is None else 0) for s in joined],
+        Value(F.cat(outputs, 2), 2 if place is None else 0),
+        *[Value(s, 1 if place is None else 0) for s in joined],
     ]
 
 
-def _expand(c: _Call, x: Any, shape: Any) -> Any:
+def _expand(c: Call, x: Any, shape: Any) -> Any:
     wanted = [int(n) for n in shape]
-    if not isinstance(x, _Value):
+    if not isinstance(x, Value):
         return x  # once for every sample, which broadcasting does
     if x.batch == 0:
         if len(wanted) > x.rank or (len(wanted) == x.rank and wanted[0] not in (1, -1)):
@@ -489,33 +370,27 @@ def _expand(c: _Call, x: Any, shape: Any) -> Any:
         wanted = wanted[1:] if len(wanted) == x.rank else wanted
     full = np.broadcast_shapes(x.tensor.sample_shape, tuple(wanted))
     tensor = x.tensor.reshape(x.tensor.shape[0], *[1] * (len(full) - x.tensor.ndim + 1), *x.tensor.sample_shape)
-    return _Value(F.broadcast_to(tensor, (-1, *full)), x.batch)
+    return Value(F.broadcast_to(tensor, (-1, *full)), x.batch)
 
 
-def _cast(c: _Call, x: Any) -> Any:
-    if not isinstance(x, _Value):
+def _cast(c: Call, x: Any) -> Any:
+    if not isinstance(x, Value):
         return x
     kind = c.a["to"]
-    return x if kind not in (6, 7) or x.tensor.origin else _Value(x.tensor.int(), x.batch)
+    return x if kind not in (6, 7) or x.tensor.origin else Value(x.tensor.int(), x.batch)
 
 
-def _dropout(c: _Call, x: Any, ratio: Any = None, training: Any = None) -> Any:
-    if len(c.node.output) > 1 or (training is not None and bool(training)):
-        raise ValueError("training mode and the output of the mask are not supported")
-    return x
-
-
-def _selu(c: _Call, x: Any) -> Any:
+def _selu(c: Call, x: Any) -> Any:
     alpha, gamma = c.a.get("alpha", 1.6732632423543772), c.a.get("gamma", 1.0507009873554805)
     return apply("elu", [x], attrs={"alpha": alpha, "scale": gamma})
 
 
-def _clip(c: _Call, x: Any, low: Any = None, high: Any = None) -> Any:
+def _clip(c: Call, x: Any, low: Any = None, high: Any = None) -> Any:
     bounds = [c.a.get("min") if low is None else float(low), c.a.get("max") if high is None else float(high)]
-    return x if bounds == [None, None] else _Value(F.clamp(x.tensor, *bounds), x.batch)
+    return x if bounds == [None, None] else Value(F.clamp(x.tensor, *bounds), x.batch)
 
 
-def _pad(c: _Call, x: Any, pads: Any = None, value: Any = None, axes: Any = None) -> Any:
+def _pad(c: Call, x: Any, pads: Any = None, value: Any = None, axes: Any = None) -> Any:
     given = [int(n) for n in (pads if pads is not None else c.a["pads"])]
     along = c.axes(axes) or list(range(x.rank))
     both = np.zeros((x.tensor.ndim, 2), int)
@@ -524,10 +399,10 @@ def _pad(c: _Call, x: Any, pads: Any = None, value: Any = None, axes: Any = None
             both[x.axis(axis)] = before, after
     mode = {"edge": "replicate", "wrap": "circular"}.get(c.text("mode", "constant"), c.text("mode", "constant"))
     number = float(value) if value is not None else None
-    return _Value(F.pad(x.tensor, [int(n) for n in both[:0:-1].ravel()], mode, number), x.batch)
+    return Value(F.pad(x.tensor, [int(n) for n in both[:0:-1].ravel()], mode, number), x.batch)
 
 
-def _shape_of(c: _Call, x: Any) -> Any:
+def _shape_of(c: Call, x: Any) -> Any:
     if isinstance(x, Stored):
         return np.array(x.shape)
     sizes = list(x.tensor.sample_shape)
@@ -537,11 +412,11 @@ def _shape_of(c: _Call, x: Any) -> Any:
 
 
 _OPERATORS: dict[str, Any] = {
-    **{name: _elementwise(getattr(F, ours)) for name, ours in {
+    **{name: elementwise(getattr(F, ours)) for name, ours in {
         "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Pow": "pow", "Greater": "gt", "GreaterOrEqual": "ge",
         "Less": "lt", "LessOrEqual": "le", "Equal": "eq", "And": "logical_and", "Or": "logical_or", "Where": "where",
     }.items()},
-    **{name: _unary(lambda c, x, f=getattr(F, ours): f(x)) for name, ours in {  # noqa: B008
+    **{name: unary(lambda c, x, f=getattr(F, ours): f(x)) for name, ours in {  # noqa: B008
         "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Abs": "abs", "Neg": "neg", "Sign": "sign", "Sin": "sin", "Cos": "cos",
         "Erf": "erf", "Floor": "floor", "Ceil": "ceil", "Round": "round", "Reciprocal": "reciprocal", "Relu": "relu",
         "Sigmoid": "sigmoid", "Tanh": "tanh", "Softplus": "softplus", "Softsign": "softsign", "Mish": "mish",
@@ -553,18 +428,19 @@ _OPERATORS: dict[str, Any] = {
     "ReduceL1": _reduce(lambda x, d, k: F.norm(x, 1, d, k)), "ReduceL2": _reduce(lambda x, d, k: F.norm(x, 2, d, k)),
     "ReduceSumSquare": _reduce(lambda x, d, k: F.sum(F.square(x), d, k)),
     "ReduceLogSum": _reduce(lambda x, d, k: F.log(F.sum(x, d, k))),
-    "Identity": lambda c, x: x, "Dropout": _dropout, "Clip": _clip,
-    "Elu": _unary(lambda c, x: F.elu(x, c.a.get("alpha", 1.0))),
-    "Celu": _unary(lambda c, x: F.celu(x, c.a.get("alpha", 1.0))), "Selu": _unary(_selu),
-    "LeakyRelu": _unary(lambda c, x: F.leaky_relu(x, c.a.get("alpha", 0.01))),
-    "Gelu": _unary(lambda c, x: F.gelu(x, c.text("approximate", "none"))),
-    "HardSigmoid": _unary(lambda c, x: F.clamp(F.scale(x, c.a.get("alpha", 0.2), c.a.get("beta", 0.5)), 0.0, 1.0)),
-    "ArgMax": _arg(F.argmax), "ArgMin": _arg(F.argmin), "Softmax": _softmax(F.softmax),
-    "LogSoftmax": _softmax(F.log_softmax), "Gemm": _gemm, "MatMul": _matmul, "Transpose": _transpose, "Reshape": _reshape,
-    "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Flatten": _flatten, "Concat": _concat, "Slice": _slice,
-    "Split": _split, "Gather": _gather, "Conv": _conv, "MaxPool": _pool("max_pool"), "AveragePool": _pool("avg_pool"),
-    "GlobalAveragePool": _global("adaptive_avg_pool"), "GlobalMaxPool": _global("adaptive_max_pool"),
-    "BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "InstanceNormalization": _instance_norm,
+    "Identity": lambda c, x: x, "Clip": _clip,
+    "Elu": unary(lambda c, x: F.elu(x, c.a.get("alpha", 1.0))),
+    "Celu": unary(lambda c, x: F.celu(x, c.a.get("alpha", 1.0))), "Selu": unary(_selu),
+    "LeakyRelu": unary(lambda c, x: F.leaky_relu(x, c.a.get("alpha", 0.01))),
+    "Gelu": unary(lambda c, x: F.gelu(x, c.text("approximate", "none"))),
+    "HardSigmoid": unary(lambda c, x: F.clamp(F.scale(x, c.a.get("alpha", 0.2), c.a.get("beta", 0.5)), 0.0, 1.0)),
+    "Softmax": _softmax(F.softmax),
+    "LogSoftmax": _softmax(F.log_softmax), "MatMul": _matmul, "Transpose": _transpose, "Reshape": _reshape,
+    "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Concat": _concat, "Slice": _slice,
+    "Split": _split, "Gather": _gather, "InstanceNormalization": _instance_norm,
     "LSTM": _recurrent, "GRU": _recurrent, "RNN": _recurrent, "Expand": _expand, "Cast": _cast, "Pad": _pad,
-    "Shape": _shape_of, "Max": _elementwise(F.maximum), "Min": _elementwise(F.minimum), "Constant": None,
+    "Shape": _shape_of, "Constant": None,
+    **_import_moves.OPERATORS, **_import_windows.OPERATORS,
 }  # fmt: skip
+KNOWN = {*_OPERATORS, *_FOLDED, "Constant"}
+"""Operators that load() accepts."""
