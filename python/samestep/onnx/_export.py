@@ -422,9 +422,21 @@ def _pool(w: _Writer, i: Any, a: _Attrs, o: int) -> str:
     axes = len(w.shape(i[0])) - 1
     kernel = _by_axis(a, "kernel", axes)
     steps = [step or extent for step, extent in zip(_by_axis(a, "stride", axes), kernel, strict=True)]
-    options: dict[str, Any] = {
-        "kernel_shape": kernel, "strides": steps, "pads": _by_axis(a, "pad", axes) * 2, "ceil_mode": int(a["ceil_mode"]),
-    }  # fmt: skip
+    pads, ceil = _by_axis(a, "pad", axes) * 2, int(a["ceil_mode"])
+    reach = _by_axis(a, "dilation", axes) if w.op == "max_pool2d" else [1] * axes
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, reach, strict=True)]
+    if ceil:
+        # A last window that would begin beyond the input and its left padding is left out, which ONNX has no word for:
+        # the padding at the end says how many windows there are.
+        more = [
+            (out - 1) * step + span - extent - pads[n]
+            for n, (out, step, span, extent) in enumerate(
+                zip(w.shape(o)[1:], steps, spans, w.shape(i[0])[1:], strict=True)
+            )
+        ]
+        if w.op == "max_pool2d" or not a["count_include_pad"] or all(m <= p for m, p in zip(more, pads, strict=False)):
+            ceil, pads = 0, [*pads[:axes], *(max(0, m) for m in more)]
+    options: dict[str, Any] = {"kernel_shape": kernel, "strides": steps, "pads": pads, "ceil_mode": ceil}
     if w.op == "max_pool2d":
         return w.node("MaxPool", [w.name(i[0])], dilations=_by_axis(a, "dilation", axes), **options)
     made = w.node("AveragePool", [w.name(i[0])], count_include_pad=int(a["count_include_pad"]) or 0, **options)
@@ -455,10 +467,10 @@ def _upsample(w: _Writer, i: Any, a: _Attrs, o: int) -> str:
     if any(step and abs(step - ratio) > 1e-9 for step, ratio in zip(steps, ratios, strict=True)):
         raise w.error("a scale factor that is not the ratio of the extents has no counterpart")
     place = "align_corners" if a["align_corners"] else "half_pixel" if a["linear"] else "asymmetric"
-    scales = w.const([1, 1, *[m / n for n, m in zip(extents, out, strict=True)]], np.float32)
     return w.node(
         "Resize",
-        [w.name(i[0]), "", scales],
+        [w.name(i[0]), "", "", w.const(list(out))],
+        axes=list(range(2, 2 + len(out))),
         mode="linear" if a["linear"] else "nearest",
         coordinate_transformation_mode=place,
         nearest_mode="floor",
@@ -536,7 +548,12 @@ def _group_norm(w: _Writer, i: Any, a: _Attrs, o: int) -> str:
 def _lrn(w: _Writer, i: Any, a: _Attrs, o: int) -> str:
     if int(a["size"]) % 2 == 0:
         raise w.error("an even size has no counterpart: ONNX's window lies otherwise")
-    return w.node("LRN", [w.name(i[0])], size=int(a["size"]), alpha=a["alpha"], beta=a["beta"], bias=a["k"])
+    shape = w.shape(i[0])
+    options: dict[str, Any] = {"size": int(a["size"]), "alpha": a["alpha"], "beta": a["beta"], "bias": a["k"]}
+    image = w.reshape(
+        w.name(i[0]), [shape[0], math.prod(shape[1:]), 1]
+    )  # other programs want two axes behind the channels
+    return w.reshape(w.node("LRN", [image], **options), shape)
 
 
 @_operator("normalize")

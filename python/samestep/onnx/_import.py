@@ -131,7 +131,13 @@ class Network(Module):
         from onnx.reference import ReferenceEvaluator
 
         helper, kind = self._onnx.helper, self._onnx.helper.np_dtype_to_tensor_dtype
-        feeds = {name: item for name, item in zip(node.input, given, strict=True) if name}
+        feeds = {name: item for name, item in zip(node.input, given, strict=False) if name and item is not None}
+        if any(name and name not in feeds for name in node.input):  # absent here
+            known = [name if name in feeds else "" for name in node.input]
+            bare = type(node)()
+            bare.CopyFrom(node)
+            bare.input[:] = known
+            node = bare
         graph = helper.make_graph(
             [node], "fold", [helper.make_tensor_value_info(n, kind(a.dtype), a.shape) for n, a in feeds.items()],
             [helper.make_empty_tensor_value_info(name) for name in node.output],
@@ -161,6 +167,9 @@ def _inlined(onnx: Any, model: Any) -> Any:
             if name not in there and attribute.default_value.type:
                 node.attribute.append(attribute.default_value)
     known = [("", name) for name in sorted(KNOWN)]
+    completed.graph.value_info.append(
+        onnx.helper.make_tensor_value_info("", onnx.TensorProto.FLOAT, None)
+    )  # absent inputs
     model = completed
     return inline_selected_functions(model, known, exclude=True, inline_schema_functions=True)
 
@@ -176,7 +185,20 @@ _TRAINED = {
     "LayerNormalization",
     "InstanceNormalization",
 }
-_FOLDED = {"ConstantOfShape", "Range", "Not", "Shape", "And", "Or"}
+_FOLDED = {
+    "ConstantOfShape",
+    "Range",
+    "Not",
+    "Shape",
+    "And",
+    "Or",
+    "OneHot",
+    "EyeLike",
+    "NonZero",
+    "TopK",
+    "ScatterND",
+    "ScatterElements",
+}
 
 
 def _reduce(function: Any) -> Any:
@@ -268,11 +290,11 @@ def _unsqueeze(c: Call, x: Any, axes: Any = None) -> Any:
 
 
 def _concat(c: Call, *parts: Any) -> Any:
-    parts = tuple(part for part in parts if isinstance(part, Value) or part.size)
-    whole = next(part for part in parts if isinstance(part, Value))
-    if len(parts) == 1:
+    given = [part for part in parts if isinstance(part, Value) or part.size]
+    whole = next(part for part in given if isinstance(part, Value))
+    if len(given) == 1:
         return whole
-    tensors = [part.tensor if isinstance(part, Value) else _repeated(whole, part) for part in parts]
+    tensors = [part.tensor if isinstance(part, Value) else _repeated(whole, part) for part in given]
     return Value(F.cat(tensors, whole.axis(c.a["axis"])), whole.batch)
 
 
@@ -335,8 +357,6 @@ def _recurrent(c: Call, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = No
     relu = op == "rnn" and found == [b"Relu"]
     if (found != usual and not relu) or "clip" in a or a.get("input_forget") or any(s is not None for s in states[2:]):
         raise ValueError("other activations, clip, input_forget and peepholes are not supported")
-    if op == "gru" and not a.get("linear_before_reset"):
-        raise ValueError("linear_before_reset=0 is not supported")
     if x.batch != (0 if a.get("layout") else 1) or isinstance(lengths, np.ndarray):
         raise ValueError("the batch is not where layout says, or the lengths are constants")
     direction = c.text("direction", "forward")
@@ -349,6 +369,13 @@ def _recurrent(c: Call, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = No
         if op == "rnn":
             attrs["nonlinearity"] = float(relu)
         steps = None if lengths is None else lengths.tensor
+        if op == "gru" and not a.get("linear_before_reset"):
+            if steps is not None:
+                raise ValueError("lengths together with linear_before_reset=0 are not supported")
+            steps_of, state = _gru_reset_first(x.tensor, weights, first, bool(attrs["reverse"]))
+            outputs.append(steps_of.unsqueeze(2))
+            last.append([state.unsqueeze(1)])
+            continue
         made = scan(op, x.tensor, weights, first, op == "lstm", steps, attrs)
         outputs.append(made[0].unsqueeze(2))
         last.append([state.unsqueeze(1) for state in made[1:]])
@@ -358,6 +385,25 @@ def _recurrent(c: Call, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = No
         Value(F.cat(outputs, 2), 2 if place is None else 0),
         *[Value(s, 1 if place is None else 0) for s in joined],
     ]
+
+
+def _gru_reset_first(x: Any, weights: list[Any], states: list[Any], reverse: bool) -> tuple[Any, Any]:
+    """A GRU whose reset gate comes before the product with the hidden weights; the core's, like PyTorch's, has it after.
+    Step by step from other operators."""
+    w, r, b_ih, b_hh = weights
+    units, length = r.shape[1], x.sample_shape[0]
+    ahead = F.linear(x, w, b_ih)  # (samples, steps, 3 units)
+    state = states[0] if states else F.scale(ahead[:, 0, :units], 0.0)
+    outputs: list[Any] = [None] * length
+    for t in range(length)[:: -1 if reverse else 1]:
+        now, back = ahead[:, t], F.linear(state, r, b_hh)
+        reset = F.sigmoid(F.add(now[:, :units], back[:, :units]))
+        update = F.sigmoid(F.add(now[:, units : 2 * units], back[:, units : 2 * units]))
+        fresh = F.linear(F.mul(reset, state), r, b_hh)[:, 2 * units :]
+        candidate = F.tanh(F.add(now[:, 2 * units :], fresh))
+        state = F.add(candidate, F.mul(update, F.sub(state, candidate)))
+        outputs[t] = state
+    return F.stack(outputs, 1), state
 
 
 def _expand(c: Call, x: Any, shape: Any) -> Any:
@@ -386,7 +432,8 @@ def _selu(c: Call, x: Any) -> Any:
 
 
 def _clip(c: Call, x: Any, low: Any = None, high: Any = None) -> Any:
-    bounds = [c.a.get("min") if low is None else float(low), c.a.get("max") if high is None else float(high)]
+    given = [None if item is None else float(np.ravel(item)[0]) for item in (low, high)]
+    bounds = [c.a.get(name) if item is None else item for name, item in zip(("min", "max"), given, strict=True)]
     return x if bounds == [None, None] else Value(F.clamp(x.tensor, *bounds), x.batch)
 
 
@@ -398,7 +445,7 @@ def _pad(c: Call, x: Any, pads: Any = None, value: Any = None, axes: Any = None)
         if before or after:
             both[x.axis(axis)] = before, after
     mode = {"edge": "replicate", "wrap": "circular"}.get(c.text("mode", "constant"), c.text("mode", "constant"))
-    number = float(value) if value is not None else None
+    number = float(np.ravel(value)[0]) if value is not None and np.size(value) else None
     return Value(F.pad(x.tensor, [int(n) for n in both[:0:-1].ravel()], mode, number), x.batch)
 
 
@@ -414,7 +461,7 @@ def _shape_of(c: Call, x: Any) -> Any:
 _OPERATORS: dict[str, Any] = {
     **{name: elementwise(getattr(F, ours)) for name, ours in {
         "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Pow": "pow", "Greater": "gt", "GreaterOrEqual": "ge",
-        "Less": "lt", "LessOrEqual": "le", "Equal": "eq", "And": "logical_and", "Or": "logical_or", "Where": "where",
+        "Less": "lt", "LessOrEqual": "le", "Equal": "eq", "Xor": "ne", "And": "logical_and", "Or": "logical_or", "Where": "where",
     }.items()},
     **{name: unary(lambda c, x, f=getattr(F, ours): f(x)) for name, ours in {  # noqa: B008
         "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Abs": "abs", "Neg": "neg", "Sign": "sign", "Sin": "sin", "Cos": "cos",

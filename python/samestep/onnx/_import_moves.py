@@ -136,16 +136,54 @@ def _cast_like(c: Call, x: Any, like: Any) -> Any:
 
 
 def _mod(c: Call, x: Any, y: Any) -> Any:
-    """The remainder with the sign of the divisor, or with fmod=1 of the dividend."""
-    if c.a.get("fmod"):
-        size, step = elementwise(F.abs)(c, x), elementwise(F.abs)(c, y) if isinstance(y, Value) else np.abs(y)
-        left = elementwise(F.sub)(c, size, elementwise(F.mul)(c, _floor_ratio(c, size, step), step))
-        return elementwise(F.mul)(c, elementwise(F.sign)(c, x), left)
-    return elementwise(F.sub)(c, x, elementwise(F.mul)(c, _floor_ratio(c, x, y), y))
+    """The remainder with the sign of the dividend."""
+    if not c.a.get("fmod"):
+        raise ValueError("fmod=0 is for whole numbers, which the core does not divide")
+    size, step = elementwise(F.abs)(c, x), elementwise(F.abs)(c, y) if isinstance(y, Value) else np.abs(y)
+    whole = elementwise(F.floor)(c, elementwise(F.div)(c, size, step))
+    left = elementwise(F.sub)(c, size, elementwise(F.mul)(c, whole, step))
+    return elementwise(F.mul)(c, elementwise(F.sign)(c, x), left)
 
 
-def _floor_ratio(c: Call, x: Any, y: Any) -> Any:
-    return elementwise(F.floor)(c, elementwise(F.div)(c, x, y))
+def _resize(c: Call, x: Any, roi: Any = None, scales: Any = None, sizes: Any = None) -> Any:
+    """Every mode is linear in the elements and treats axis after axis: ONNX's own definition gives the weights of each axis."""
+    if c.text("coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        raise ValueError("coordinate_transformation_mode=tf_crop_and_resize is not supported")
+    along = [n % x.rank for n in c.a.get("axes", range(x.rank))]
+    tensor, policy = x.tensor, c.text("keep_aspect_ratio_policy", "stretch")
+    wanted = {}
+    for n, axis in enumerate(along):
+        if x.batch is not None and axis == x.batch:
+            continue
+        extent = tensor.sample_shape[x.axis(axis) - 1]
+        if scales is not None and np.size(scales):
+            wanted[axis] = float(scales[n])
+        elif int(sizes[n]) != extent or policy != "stretch":
+            wanted[axis] = int(sizes[n]) / extent
+    if policy != "stretch":
+        least = (min if policy == "not_larger" else max)(wanted.values())
+        wanted = dict.fromkeys(wanted, least)
+    for axis, factor in wanted.items():
+        place = x.axis(axis)
+        extent = tensor.sample_shape[place - 1]
+        if factor == 1:
+            continue
+        attributes = {name: item for name, item in c.a.items() if name not in ("axes", "keep_aspect_ratio_policy")}
+        onnx = c.net._onnx
+        node = onnx.helper.make_node("Resize", ["x", "", "scales", "sizes"], ["y"], **attributes)
+        by_size = policy == "stretch" and not np.size(scales if scales is not None else ())
+        target = [extent, int(sizes[along.index(axis)])] if by_size else None
+        if policy != "stretch":
+            target, by_size = [extent, int(extent * factor + 0.5)], True
+        given = [None, np.array(target, np.int64)] if by_size else [np.array([1, factor], np.float32), None]
+        weights = c.net._fold(node, [np.eye(extent, dtype=np.float32), None, *given])[0].astype(np.float32)
+        if c.text("mode", "nearest") == "nearest":
+            tensor = F.index_select(tensor, place, weights.argmax(0))
+            continue
+        order = [n for n in range(tensor.ndim) if n != place] + [place]
+        back = [order.index(n) for n in range(tensor.ndim)]
+        tensor = F.permute(F.matmul(F.permute(tensor, order), weights), back)
+    return Value(tensor, x.batch)
 
 
 OPERATORS: dict[str, Any] = {
@@ -153,5 +191,5 @@ OPERATORS: dict[str, Any] = {
     "ReverseSequence": moves, "Compress": moves, "Size": _size, "Flatten": _flatten, "Gemm": _gemm,
     "ArgMax": _arg(F.argmax), "ArgMin": _arg(F.argmin), "Max": _joined(F.maximum), "Min": _joined(F.minimum),
     "Sum": _joined(F.add), "Mean": _joined(F.add, share=True), "Dropout": _dropout, "Trilu": _trilu,
-    "CumSum": _cumsum, "Hardmax": _hardmax, "IsNaN": unary(lambda c, x: F.ne(x, x)), "Mod": _mod, "CastLike": _cast_like,
+    "CumSum": _cumsum, "Hardmax": _hardmax, "IsNaN": unary(lambda c, x: F.ne(x, x)), "Mod": _mod, "Resize": _resize, "CastLike": _cast_like,
 }  # fmt: skip

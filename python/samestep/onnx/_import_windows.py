@@ -54,7 +54,7 @@ def _conv_transpose(c: Call, x: Any, w: Any, bias: Any = None) -> Any:
     if wanted is not None or auto.startswith("SAME"):
         wanted = list(wanted)[-axes:] if wanted is not None else [extents[n] * k["stride"][n] for n in range(axes)]
         total = [full[n] - wanted[n] for n in range(axes)]
-        begin = [t - t // 2 if auto == "SAME_LOWER" else t // 2 for t in total]
+        begin = [max(0, t // 2 if auto == "SAME_UPPER" else t - t // 2) for t in total]  # what is missing is at the end
         end = [t - b for t, b in zip(total, begin, strict=True)]
     function = getattr(F, f"conv_transpose{axes}d")
     stride, dilation, group = k["stride"], k["dilation"], c.a.get("group", 1)
@@ -65,8 +65,11 @@ def _conv_transpose(c: Call, x: Any, w: Any, bias: Any = None) -> Any:
         if bias is not None:
             raise ValueError("output beyond the last window together with a bias is not supported")
         made = F.pad(made, _both([max(0, -b) for b in begin], [m + max(0, -e) for m, e in zip(more, end, strict=True)]))
-    kept = [slice(max(0, b), made.sample_shape[1 + n] - max(0, e)) for n, (b, e) in enumerate(zip(begin, end, strict=True))]
-    return Value(made[(slice(None), slice(None), *kept)], 0)
+    kept = [
+        slice(max(0, b), made.sample_shape[1 + n] - max(0, e)) for n, (b, e) in enumerate(zip(begin, end, strict=True))
+    ]
+    index = (slice(None), slice(None), *kept)
+    return Value(made[index], 0)
 
 
 def _pool(op: str) -> Any:
@@ -108,12 +111,13 @@ def _pool(op: str) -> Any:
             first_of = [tap[n] * dilation[n] for n in range(axes)]
             return tuple(slice(f, f + stride[n] * (sizes[n] - 1) + 1, stride[n]) for n, f in enumerate(first_of))
 
-        count = sum(inside[places(tap)] for tap in taps)
+        count = np.sum([inside[places(tap)] for tap in taps], axis=0)
         padded = F.pad(tensor, around)
         if max(dilation) == 1:
             sums = F.scale(function(padded, tuple(kernel), stride), len(taps))
         else:
-            parts = [padded[(slice(None), slice(None), *places(tap))] for tap in taps]
+            whole = (slice(None), slice(None))
+            parts = [padded[whole + places(tap)] for tap in taps]
             sums = functools.reduce(F.add, parts)
         return Value(F.mul(sums, (1 / count[None]).astype(np.float32)), 0)
 
