@@ -19,6 +19,7 @@ from ._compile import Plan, compile  # noqa: E402
 from ._core import CheckpointError, CommError, NumericError, RankFailed, build_info  # noqa: E402
 from ._fingerprint import fingerprint  # noqa: E402
 from ._random import manual_seed  # noqa: E402
+from ._rate_range import RateRange, rate_range_test  # noqa: E402
 from .callbacks import Callback, StopTraining  # noqa: E402
 from .comm import allgather, allreduce, barrier, broadcast, rank, size  # noqa: E402
 from .function import Function  # noqa: E402
@@ -29,7 +30,7 @@ from .trainer import Trainer  # noqa: E402
 __version__: str = build_info()["version"]
 
 __all__ = [
-    "Callback", "CheckpointError", "CommError", "Function", "History", "NumericError", "Plan", "RankFailed", "StopTraining",
+    "Callback", "CheckpointError", "CommError", "Function", "History", "NumericError", "Plan", "RankFailed", "RateRange", "StopTraining",
     "Trainer", "allgather", "allreduce", "augment", "barrier", "broadcast", "build_info", "callbacks", "cat", "chunk", "comm", "compile",
-    "fingerprint", "manual_seed", "metrics", "nn", "optim", "rank", "schedules", "size", "split", "stack",
+    "fingerprint", "manual_seed", "metrics", "nn", "optim", "rank", "rate_range_test", "schedules", "size", "split", "stack",
 ]  # fmt: skip
