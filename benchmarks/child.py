@@ -53,7 +53,7 @@ def serve(build: Callable[[Setting], tuple[str, Steps, dict[str, Callable[[], An
     parser.add_argument("--workload", choices=WORKLOADS, required=True)
     parser.add_argument("--variant", default="")
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--precision", choices=["fp32"], default="fp32")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--connect", required=True, help="path of the runner's socket")
     args = parser.parse_args()
     with socket.socket(socket.AF_UNIX) as connection:

@@ -35,6 +35,7 @@ class Contestant:
     most_ranks: int = 1
     fits: Callable[[Workload], bool] = lambda workload: True
     quick: bool = True  # part of --quick
+    bf16: bool = False  # takes part with --precision bf16
 
 
 def _convolutional(workload: Workload) -> bool:
@@ -45,18 +46,28 @@ def _sgd_perceptron(workload: Workload) -> bool:
     return len(workload.widths) > 2 and workload.optimizer == "sgd"
 
 
+def _no_text(workload: Workload) -> bool:
+    return not workload.text
+
+
 CONTESTANTS = {
     item.name: item
     for item in (
-        Contestant("samestep", "samestep", "ours.py", peer=False, most_ranks=64),
-        Contestant("samestep-run", "samestep", "ours.py", "run", peer=False, most_ranks=64),
-        Contestant("torch", "torch", "peer_torch.py", most_ranks=64),
+        Contestant("samestep", "samestep", "ours.py", peer=False, most_ranks=64, bf16=True),
+        Contestant("samestep-run", "samestep", "ours.py", "run", peer=False, most_ranks=64, bf16=True),
+        Contestant("torch", "torch", "peer_torch.py", most_ranks=64, bf16=True),
         Contestant(
-            "torch-channels-last", "torch", "peer_torch.py", "channels-last", most_ranks=64, fits=_convolutional
+            "torch-channels-last",
+            "torch",
+            "peer_torch.py",
+            "channels-last",
+            most_ranks=64,
+            fits=_convolutional,
+            bf16=True,
         ),
-        Contestant("torch-compile", "torch", "peer_torch.py", "compile", quick=False),
-        Contestant("jax", "optax", "peer_jax.py"),
-        Contestant("tensorflow", "tensorflow", "peer_tensorflow.py", most_ranks=64),
+        Contestant("torch-compile", "torch", "peer_torch.py", "compile", quick=False, bf16=True),
+        Contestant("jax", "optax", "peer_jax.py", fits=_no_text),
+        Contestant("tensorflow", "tensorflow", "peer_tensorflow.py", most_ranks=64, fits=_no_text),
         Contestant("sklearn", "sklearn", "peer_sklearn.py", fits=_sgd_perceptron),
     )
 }

@@ -12,10 +12,11 @@ from typing import Any
 
 import child
 import numpy as np
-from workloads import ADAM, CLASSES, RESNET_BLOCKS, SGD, Workload, data
+from workloads import ADAM, ADAMW, CLASSES, RESNET_BLOCKS, SGD, VOCABULARY, Workload, data
 
 import samestep as ss
 from samestep import nn, optim
+from samestep.nn import functional as F
 
 RUN_BATCHES = 8
 
@@ -37,12 +38,63 @@ class Block(nn.Module):
         return self.relu(self.bn2(self.conv2(h)) + self.short(x))
 
 
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.qkv, self.out, self.heads = nn.Linear(width, 3 * width), nn.Linear(width, width), heads
+
+    def forward(self, x: Any) -> Any:
+        batch, length, width = x.shape
+        q, k, v = (
+            part.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+            for part in self.qkv(x).split(width, 2)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+    def forward(self, x: Any) -> Any:
+        x = x + self.attention(self.norm1(x))
+        return x + self.feed(self.norm2(x))
+
+
+class GPT(nn.Module):
+    def __init__(self, length: int, layers: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(VOCABULARY, width)
+        self.places = nn.Parameter(0.02 * np.random.default_rng(0).standard_normal((length, width), np.float32))
+        self.blocks = nn.Sequential(*[TransformerBlock(width, heads) for _ in range(layers)])
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, VOCABULARY, bias=False)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(self.norm(self.blocks(self.tokens(x) + self.places)))
+
+
+class LanguageModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.lstm = nn.Embedding(VOCABULARY, 64), nn.LSTM(64, 256, 2, batch_first=True)
+        self.out = nn.Linear(256, VOCABULARY)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(self.lstm(self.tokens(x))[0])
+
+
 def network(workload: Workload) -> Any:
     layers: list[Any] = []
     if workload.widths:
         for inputs, outputs in itertools.pairwise(workload.widths):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
+    if workload.text:
+        return GPT(*workload.sample_shape, *workload.blocks) if workload.blocks[0] else LanguageModel()
     if workload.name == "cnn":
         return nn.Sequential(
             nn.Conv2d(1, 32, 3, padding=1),
@@ -65,14 +117,16 @@ def network(workload: Workload) -> Any:
 def build(setting: child.Setting) -> Any:
     workload = setting.workload
     ss.manual_seed(0)
-    optimizer = optim.SGD(**SGD) if workload.optimizer == "sgd" else optim.Adam(**ADAM)
+    kinds: dict[str, Any] = {"sgd": (optim.SGD, SGD), "adam": (optim.Adam, ADAM), "adamw": (optim.AdamW, ADAMW)}
+    kind, settings = kinds[workload.optimizer]
     plan = ss.compile(
         network(workload),
-        loss="cross_entropy",
-        optimizer=optimizer,
+        loss=nn.CrossEntropyLoss(axis=-1) if workload.text else "cross_entropy",
+        optimizer=kind(**settings),
         batch_size=workload.batch,
         input_shape=workload.sample_shape,
         threads=setting.threads,
+        precision=setting.precision,
     )
     x, y = data(workload)
     many_x, many_y = data(workload, RUN_BATCHES)

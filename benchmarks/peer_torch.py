@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from typing import Any
@@ -10,7 +11,7 @@ import child
 import torch
 import torch.nn.functional as F
 from torch import nn
-from workloads import ADAM, CLASSES, RESNET_BLOCKS, SGD, Workload, data, share
+from workloads import ADAM, ADAMW, CLASSES, RESNET_BLOCKS, SGD, VOCABULARY, Workload, data, share
 
 
 class Block(nn.Module):
@@ -29,12 +30,63 @@ class Block(nn.Module):
         return F.relu(self.bn2(self.conv2(h)) + self.short(x))
 
 
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.qkv, self.out, self.heads = nn.Linear(width, 3 * width), nn.Linear(width, width), heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        q, k, v = (
+            part.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+            for part in self.qkv(x).split(width, 2)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.feed(self.norm2(x))
+
+
+class GPT(nn.Module):
+    def __init__(self, length: int, layers: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(VOCABULARY, width)
+        self.places = nn.Parameter(0.02 * torch.randn(length, width))
+        self.blocks = nn.Sequential(*[TransformerBlock(width, heads) for _ in range(layers)])
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, VOCABULARY, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.norm(self.blocks(self.tokens(x) + self.places)))
+
+
+class LanguageModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.lstm = nn.Embedding(VOCABULARY, 64), nn.LSTM(64, 256, 2, batch_first=True)
+        self.out = nn.Linear(256, VOCABULARY)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.lstm(self.tokens(x))[0])
+
+
 def network(workload: Workload) -> nn.Module:
     layers: list[nn.Module] = []
     if workload.widths:
         for inputs, outputs in itertools.pairwise(workload.widths):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
+    if workload.text:
+        return GPT(*workload.sample_shape, *workload.blocks) if workload.blocks[0] else LanguageModel()
     if workload.name == "cnn":
         return nn.Sequential(
             nn.Conv2d(1, 32, 3, padding=1),
@@ -67,15 +119,20 @@ def build(setting: child.Setting) -> Any:
         torch.distributed.init_process_group("gloo")
         net = nn.parallel.DistributedDataParallel(net)
     # fused: the fastest of PyTorch's own variants of both optimizers
-    kinds = {"sgd": (torch.optim.SGD, SGD), "adam": (torch.optim.Adam, ADAM)}
+    kinds = {"sgd": (torch.optim.SGD, SGD), "adam": (torch.optim.Adam, ADAM), "adamw": (torch.optim.AdamW, ADAMW)}
     kind, settings = kinds[workload.optimizer]
     optimizer = kind(net.parameters(), fused=True, **settings)
     forward = torch.compile(net) if setting.variant == "compile" else net
 
+    def half() -> Any:
+        return torch.autocast("cpu", torch.bfloat16) if setting.precision == "bf16" else contextlib.nullcontext()
+
     def steps(n: int) -> float:
         for _ in range(n):
             optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(forward(x), y)
+            with half():
+                scores = forward(x)
+            loss = F.cross_entropy(scores.flatten(0, -2).float(), y.flatten())
             loss.backward()
             optimizer.step()
         return float(loss)

@@ -43,7 +43,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--ranks", nargs="+", type=int, default=[1], metavar="N", help=help)
     help = "processors to use, divided among the ranks' threads (default: 2)"
     add("--processors", type=int, default=2, metavar="P", help=help)
-    add("--precision", choices=["fp32"], default="fp32", help="of the arithmetic (only fp32 so far)")
+    help = "of the arithmetic (default: fp32; bf16: contestants that have it)"
+    add("--precision", choices=["fp32", "bf16"], default="fp32", help=help)
     add("--rounds", type=int, metavar="R", help="each round times every contestant once (default: 5; quick: 2)")
     add("--seconds", type=float, metavar="S", help="of one contestant's turn (default: 1; quick: 0.05)")
     add("--bursts", type=int, default=5, metavar="B", help="timed parts of a turn (default: 5)")
@@ -101,7 +102,11 @@ def compare(
     environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     try:
         for contestant in field:
-            if ranks > contestant.most_ranks or not contestant.fits(workload):
+            if (
+                ranks > contestant.most_ranks
+                or not contestant.fits(workload)
+                or (args.precision == "bf16" and not contestant.bf16)
+            ):
                 continue
             record: dict[str, Any] = {"rounds_ms": [], "error": None, "learns": True}
             entry["contestants"][contestant.name] = record

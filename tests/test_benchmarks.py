@@ -145,7 +145,17 @@ def test_missing_libraries_are_left_out(module: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "gflop"), [("logreg", 0.001), ("mlp", 0.154), ("mlpbig", 14.6), ("cnn", 1.6), ("resnet", 31.3)]
+    ("name", "gflop"),
+    [
+        ("logreg", 0.001),
+        ("mlp", 0.154),
+        ("mlpbig", 14.6),
+        ("cnn", 1.6),
+        ("resnet", 31.3),
+        ("gpt", 10.6),
+        ("gpt384", 138),
+        ("lstm", 10.6),
+    ],
 )
 def test_operations_of_a_step(module: Any, name: str, gflop: float) -> None:
     assert module("workloads").WORKLOADS[name].gflop == pytest.approx(gflop, rel=0.01)

@@ -12,7 +12,7 @@
 
 enum { Q, K, V, MASK, KEEP };
 enum { CAUSAL, SCALE, DROPOUT };
-enum { QUERIES = 64, KEYS = 64, GROUP = 16 }; /* of a block: the order of sums follows from KEYS, so it is a constant; QUERIES and KEYS are multiples of GROUP */
+enum { QUERIES = 64, KEYS = 64, GROUP = 16 }; /* of a block: the order of sums follows from KEYS, so it is a constant; QUERIES and KEYS are multiples of GROUP, GROUP is WIDE */
 
 static const ss_attr_spec attrs[] = {
     {"is_causal", SS_ATTR_BOOL, 0, 0, 1, "1: query t sees the keys 0 to t"},
@@ -148,14 +148,37 @@ static inline void weights(real shift, real *restrict x) {
     for (int64_t j = 0; j < KEYS; j++) x[j] = exp_r(x[j] - shift);
 }
 
-/* The tree over a block: j with j + 32, then 16, and so on. */
-static inline real block_sum(const real *restrict x) {
-    real t[KEYS / 2];
-    for (int64_t j = 0; j < KEYS / 2; j++) t[j] = x[j] + x[j + KEYS / 2];
-    for (int64_t j = 0; j < KEYS / 4; j++) t[j] += t[j + KEYS / 4];
-    for (int width = KEYS / 8; width > 0; width /= 2)
-        for (int j = 0; j < width; j++) t[j] += t[j + width];
-    return t[0];
+/* The trees over the blocks of a group's queries: first inside each row, 16 results wide, then over the 16, all rows side by side. */
+enum { WIDE = 16 };
+
+static inline void row_sums(const real *restrict x, real *restrict to) { /* j with j + 32, then with j + 16 */
+    for (int64_t j = 0; j < WIDE; j++) to[j] = (x[j] + x[j + 32]) + (x[j + 16] + x[j + 48]);
+}
+
+static inline void row_maxima(const real *restrict x, real *restrict to) {
+    for (int64_t j = 0; j < WIDE; j++) to[j] = max_r(max_r(x[j], x[j + 32]), max_r(x[j + 16], x[j + 48]));
+}
+
+/* to[column][row] of a square of WIDE x WIDE */
+static inline void turn_square(const real *restrict from, real *restrict to) {
+#ifndef SS_F64
+    for (int64_t i = 0; i < WIDE; i += VEC_WIDTH)
+        for (int64_t j = 0; j < WIDE; j += VEC_WIDTH) vec_transpose(from + i * WIDE + j, WIDE, VEC_WIDTH, to + j * WIDE + i, WIDE);
+#else
+    for (int64_t i = 0; i < WIDE; i++)
+        for (int64_t j = 0; j < WIDE; j++) to[j * WIDE + i] = from[i * WIDE + j];
+#endif
+}
+
+/* j with j + 8, then 4, 2, 1; the results lie in the first row. */
+static inline void join_sums(real *restrict t) {
+    for (int64_t width = WIDE / 2; width > 0; width /= 2)
+        for (int64_t k = 0; k < width * WIDE; k++) t[k] += t[k + width * WIDE];
+}
+
+static inline void join_maxima(real *restrict t) {
+    for (int64_t width = WIDE / 2; width > 0; width /= 2)
+        for (int64_t k = 0; k < width * WIDE; k++) t[k] = max_r(t[k], t[k + width * WIDE]);
 }
 
 /* Queries come in groups of GROUP; with is_causal a group is multiplied with the keys up to its last query, so that the count depends on the position alone. */
@@ -205,20 +228,35 @@ static void forward_group(const ss_call *c, const attention *a, const room *m, i
     if (given <= 0) return;
     real *y = (real *)c->out[0] + first * a->dv;
     multiply(c, rows, given, a->d, (const real *)c->in[Q] + first * a->d, a->d, 1, m->k + s0 * a->d, KEYS, m->p, KEYS, false);
+    real square[WIDE * WIDE] = {0}, turned[WIDE * WIDE], keep[GROUP];
+    for (int64_t i = 0; i < rows; i++) {
+        finish_scores(c, a, row, head, t + i, s0, given, m->p + i * KEYS);
+        row_maxima(m->p + i * KEYS, square + i * WIDE);
+    }
+    turn_square(square, turned);
+    join_maxima(turned);
+    for (int64_t i = 0; i < GROUP; i++) {
+        const real now = max_r(most[i], turned[i]), factor = exp_r(most[i] - now);
+        keep[i] = if_r(most[i] == -INFINITY, 0, factor);
+        most[i] = now;
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        weights(most[i], m->p + i * KEYS);
+        row_sums(m->p + i * KEYS, square + i * WIDE);
+    }
+    turn_square(square, turned);
+    join_sums(turned);
+    for (int64_t i = 0; i < GROUP; i++) sum[i] = fma_r(sum[i], keep[i], turned[i]);
     for (int64_t i = 0; i < rows; i++) {
         real *restrict p = m->p + i * KEYS, *restrict yi = y + i * a->dv;
-        finish_scores(c, a, row, head, t + i, s0, given, p);
-        const real before = most[i], now = max_r(before, row_max(KEYS, p)), keep = before == -INFINITY ? 0 : exp_r(before - now);
-        weights(now, p);
-        most[i] = now;
-        sum[i] = fma_r(sum[i], keep, block_sum(p));
+        const real less = keep[i];
         if (a->p > 0) {
             drop(c, a, row, head, t + i, s0, given, m->factor);
             for (int64_t j = 0; j < given; j++) p[j] *= m->factor[j];
         }
         if (c->bf16)
             for (int64_t j = 0; j < KEYS; j++) p[j] = bf16_r(p[j]);
-        for (int64_t e = 0; e < a->dv; e++) yi[e] *= keep;
+        for (int64_t e = 0; e < a->dv; e++) yi[e] *= less;
     }
     multiply(c, rows, a->dv, given, m->p, KEYS, 1, (const real *)c->in[V] + (kv * a->s + s0) * a->dv, a->dv, y, a->dv, true);
 }
@@ -226,9 +264,9 @@ static void forward_group(const ss_call *c, const attention *a, const room *m, i
 static void forward_block(const ss_call *c, const attention *a, room *m, int64_t row, int64_t head, int64_t t0) {
     const int64_t t1 = ss_min(t0 + QUERIES, a->t), kv = row * a->kv_heads + head / a->group, first = (row * a->heads + head) * a->t;
     real most[QUERIES], sum[QUERIES];
-    for (int64_t t = t0; t < t1; t++) {
-        most[t - t0] = -INFINITY;
-        sum[t - t0] = 0;
+    for (int64_t i = 0; i < QUERIES; i++) {
+        most[i] = -INFINITY;
+        sum[i] = 0;
     }
     memset((real *)c->out[0] + (first + t0) * a->dv, 0, (size_t)((t1 - t0) * a->dv) * sizeof(real));
     if (m->owner != kv) m->owner = kv, m->turned = 0;
