@@ -121,6 +121,7 @@ typedef enum ss_op_flag {
     SS_OP_FREE_TARGET = 128,  /* a loss or metric whose `prepare` reads neither input 0 nor input 1: both may be computed by other layers */
     SS_OP_ANY_DTYPE = 1024,   /* moves elements: takes int32 as well as float and passes the dtype on */
     SS_OP_HOST = 512,         /* calls functions of the host language (c->host) */
+    SS_OP_REMADE = 2048,      /* its output may be computed again for the backward pass of a user: cheap, from inputs that its own backward reads anyway, and without statistics or state */
     SS_OP_PRODUCT = 256       /* multiplies matrices or convolves: with precision bf16 its float inputs (weights of at least 2 axes, activations) and its grad_out are rounded */
 } ss_op_flag;
 

@@ -44,7 +44,7 @@ const ss_op SS_FN(ss_op_layer_norm) = {
            "Order of sums: along a row 16 interleaved accumulators and a tree over them, for the mean and then for the squares of x - mean; backward, likewise, for g weight and g weight (x - mean). "
            "The gradients of weight and bias are chains over the rows of a sample and the samples of a lane, `fma(g, (x - mean) * inverse, acc)` and `acc + g`; then lanes are folded. "
            "Ba, Kiros, Hinton: \"Layer Normalization\" (2016).",
-    .flags = SS_OP_NEEDS_IN,
+    .flags = SS_OP_NEEDS_IN | SS_OP_REMADE,
     .attrs = attrs,
     .infer = infer,
     .forward = forward,

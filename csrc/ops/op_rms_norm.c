@@ -39,7 +39,7 @@ const ss_op SS_FN(ss_op_rms_norm) = {
     .doc = "`y = x / sqrt(mean(x^2) + eps) * weight`, with the mean of each row: the last `axes` axes of a sample together. x and y any shape; weight has the shape of these axes, or is absent.\n\n"
            "Order of sums: along a row 16 interleaved accumulators and a tree over them; backward, likewise, for g weight x. The gradient of weight is the chain `fma(g, x * inverse, acc)` over the rows "
            "of a sample and the samples of a lane; then lanes are folded. Zhang, Sennrich: \"Root Mean Square Layer Normalization\" (2019).",
-    .flags = SS_OP_NEEDS_IN,
+    .flags = SS_OP_NEEDS_IN | SS_OP_REMADE,
     .attrs = attrs,
     .infer = infer,
     .forward = forward,

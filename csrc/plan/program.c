@@ -6,6 +6,7 @@
 #define SOLO_SECONDS 2e-6      /* work below which a barrier costs more than sharing saves */
 #define FLOPS_PER_SECOND 60e9  /* of one thread, for rough estimates */
 #define BYTES_PER_SECOND 30e9
+#define REMAKE_BYTES (32 << 20) /* of activations that a rank need not keep, from which on they are made again */
 
 /* What is known of the program while it is being written. */
 typedef struct builder {
@@ -16,6 +17,8 @@ typedef struct builder {
     ss_ref *place;    /* [values] where a lowered value lies */
     ss_ref *gradient; /* [values] the gradient of a value gathered so far */
     ss_ref *saved;    /* [nodes] */
+    ss_ref *remade;   /* [values] where a value lies that was made again for the backward pass */
+    bool remakes;
     int *uses;        /* [parameters] uses met so far, counted from the last in graph order */
     ss_kernels const *kernels;
     int segment;
@@ -109,7 +112,10 @@ static void refer_inputs(builder *b, ss_instruction *i, bool batched_too) {
         if (node->in[k] < 0) continue;
         const ss_lvalue *v = &b->p->lowered->value[node->in[k]];
         /* What is not an activation is always at hand; activations are kept only for operators that say they read them. */
-        if (batched_too || !v->batched) i->in[k] = use(b, b->place[node->in[k]]);
+        if (batched_too || !v->batched) {
+            bool again = i->backward && b->remade[node->in[k]].kind != SS_REF_NONE;
+            i->in[k] = use(b, again ? b->remade[node->in[k]] : b->place[node->in[k]]);
+        }
         bool rounded = b->options->bf16 && (i->op->flags & SS_OP_PRODUCT) && v->kind == SS_VALUE_PARAMETER && v->shape.rank >= 2;
         if (rounded) i->in[k].kind = SS_REF_ROUNDED;
     }
@@ -216,6 +222,37 @@ static void refer_backward(builder *b, ss_instruction *i) {
     }
 }
 
+/* What may be made again instead of being kept: -1, or the node that makes it. */
+static int remaker(const builder *b, const ss_lnode *user, int k) {
+    if (user->in[k] < 0 || !(op_of(b, user)->flags & SS_OP_NEEDS_IN)) return -1;
+    const ss_lvalue *v = &b->p->lowered->value[user->in[k]];
+    if (!v->batched || v->node < 0) return -1;
+    return op_of(b, &b->p->lowered->node[v->node])->flags & SS_OP_REMADE ? v->node : -1;
+}
+
+/* Bytes of a sample that need not be kept. */
+static int64_t remade_bytes(const builder *b) {
+    const ss_lowered *l = b->p->lowered;
+    int64_t bytes = 0;
+    for (int n = 0; n < l->nodes; n++)
+        for (int k = 0; k < l->node[n].n_in; k++)
+            if (remaker(b, &l->node[n], k) >= 0) bytes += value_bytes(&l->value[l->node[n].in[k]]);
+    return bytes;
+}
+
+/* Runs the node of a value once more, right before the backward instruction that is about to be written. */
+static void remake(builder *b, const ss_lnode *user) {
+    for (int k = 0; b->remakes && k < user->n_in; k++) {
+        int node = remaker(b, user, k), value = user->in[k];
+        if (node < 0 || b->remade[value].kind != SS_REF_NONE) continue;
+        ss_instruction *i = begin(b, node, false, SS_STAGE_RUN);
+        refer_inputs(b, i, true);
+        i->saved = use(b, b->saved[node]);
+        i->out[0] = b->remade[value] = new_buffer(b, value_bytes(&b->p->lowered->value[value]), "activation made again");
+        finish(b);
+    }
+}
+
 static void write_backward(builder *b, int index) {
     ss_program *p = b->p;
     const ss_lnode *node = &p->lowered->node[index];
@@ -238,6 +275,7 @@ static void write_backward(builder *b, int index) {
     }
     for (int k = 0; b->options->bf16 && (op->flags & SS_OP_PRODUCT) && k < node->n_out; k++)
         if (b->gradient[node->out[k]].kind != SS_REF_NONE) round_gradient(b, node->out[k], node);
+    remake(b, node);
     ss_instruction *i = begin(b, index, true, SS_STAGE_RUN);
     int64_t length = loss ? 0 : stat_length(i, true);
     int stat = -1;
@@ -342,9 +380,10 @@ ss_status ss_program_build(const ss_graph *g, const ss_program_options *o, const
     b.place = ss_calloc(values, sizeof *b.place);
     b.gradient = ss_calloc(values, sizeof *b.gradient);
     b.saved = ss_calloc(nodes, sizeof *b.saved);
+    b.remade = ss_calloc(values, sizeof *b.remade);
     b.uses = ss_calloc((size_t)g->parameters + 1, sizeof *b.uses);
     if (!p->instruction || !p->buffer || !p->slot || !p->stat || !p->prepare || !p->output || !p->result_stat || !p->result_prepare || !b.place ||
-        !b.gradient || !b.saved || !b.uses)
+        !b.gradient || !b.saved || !b.remade || !b.uses)
         goto no_memory;
 
     const ss_lowered *l = p->lowered;
@@ -354,6 +393,8 @@ ss_status ss_program_build(const ss_graph *g, const ss_program_options *o, const
         ss_ref_kind kind = leaf->kind == SS_VALUE_INPUT ? SS_REF_INPUT : leaf->kind == SS_VALUE_PARAMETER ? SS_REF_PARAMETER : SS_REF_STATE;
         b.place[v] = (ss_ref){kind, leaf->index};
     }
+    /* Every rank must decide alike, so the average number of rows counts. */
+    b.remakes = o->training && remade_bytes(&b) > REMAKE_BYTES / ss_max(s->most_batch, 1) * s->ranks;
     for (int n = 0; n < l->nodes; n++) write_forward(&b, n);
     for (int n = l->nodes - 1; o->training && n >= 0; n--) write_backward(&b, n);
     p->segments = b.segment + 1;
@@ -381,6 +422,7 @@ no_memory:
     status = SS_FAIL(err, SS_ERR_MEMORY, "no memory to plan a graph of %d nodes", g->nodes);
 done:
     ss_free(b.uses);
+    ss_free(b.remade);
     ss_free(b.saved);
     ss_free(b.gradient);
     ss_free(b.place);
