@@ -42,6 +42,14 @@ def test_the_loss_over_growing_rates(tmp_path: Path) -> None:
     assert (tmp_path / "rates.png").stat().st_size > 5000
 
 
+def test_the_suggestion_lies_before_the_least_loss() -> None:
+    """What falls back after the loss was thrown up does not count."""
+    rates = [float(rate) for rate in np.geomspace(1e-4, 1e2, 120)]
+    losses = [1.0 - 0.5 / (1 + np.exp(-4 * np.log10(rate / 1e-2))) + (3.0 if 1 < rate < 3 else 0.0) for rate in rates]
+    found = ss.RateRange(rates, losses).suggestion
+    assert found is not None and 3e-3 < found < 1e-1
+
+
 def test_a_loss_that_never_falls_has_no_suggestion() -> None:
     assert ss.RateRange([0.1, 0.2, 0.3], [1.0, 1.0, 1.0]).suggestion is None
 

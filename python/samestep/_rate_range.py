@@ -14,8 +14,8 @@ from .comm import rank
 
 
 class RateRange:
-    """Rates and the loss at each of them; `suggestion` is the rate where the smoothed loss falls fastest (None where it
-    never falls). `print` and Jupyter show it, `plot()` draws it."""
+    """Rates and the loss at each of them; `suggestion` is the rate where the smoothed loss falls fastest on its way
+    to its least value (None where it never falls). `print` and Jupyter show it, `plot()` draws it."""
 
     def __init__(self, rates: list[float], losses: list[float]) -> None:
         self.rates, self.losses = rates, losses
@@ -31,10 +31,15 @@ class RateRange:
 
     @property
     def suggestion(self) -> float | None:
-        falls = np.diff(self.smoothed) / np.diff(np.log(self.rates))
-        if not len(falls) or not falls.min() < 0:
+        smoothed, logs = np.array(self.smoothed), np.log(self.rates)
+        least = int(smoothed.argmin()) if len(smoothed) else 0
+        width = max(1, len(smoothed) // 20)  # a slope between neighbours is mostly noise
+        if least < width or not smoothed[least] < smoothed[0]:
             return None
-        return self.rates[int(falls.argmin())]
+        slopes = (smoothed[width : least + 1] - smoothed[: least + 1 - width]) / (logs[width:] - logs[:-width])[
+            : least + 1 - width
+        ]
+        return self.rates[int(slopes.argmin()) + width // 2]
 
     def __repr__(self) -> str:
         text = "none: the loss never falls" if self.suggestion is None else f"{self.suggestion:.2g}"
