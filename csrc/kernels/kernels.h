@@ -29,9 +29,13 @@ typedef struct ss_matmul {
     int64_t c_row;
     const float *bias; /* n, or NULL */
     float *packed;
+    bool kept; /* native backend: B is multiplied with many A of few rows. matmul_pack copies it into panels at `packed`, ss_matmul_kept() floats, for all matmul_run to come */
     const ss_fold *fold;
     int64_t positions;
 } ss_matmul;
+
+/* Panels are at most 32 columns wide. */
+static inline int64_t ss_matmul_kept(int64_t n, int64_t k) { return (n + 31) / 32 * 32 * k; }
 
 /* Sum over samples: C[j] (m x n, block j of fold->blocks, block_stride floats apart) = sum over the rows r of A[r, :]^T B[r, :].
  * A is rows x m with row stride a_row, B is rows x n with row stride b_row, both contiguous along their second axis, rows = samples * positions.

@@ -171,9 +171,33 @@ int64_t SS_FN(matmul_packed)(ss_backend backend, int64_t n, int64_t k) {
     return 0;
 }
 
-void SS_FN(matmul_pack)(const ss_matmul *p, int thread, int threads) { (void)p, (void)thread, (void)threads; }
+/* Panels of B one after another, k x TILE_N each. */
+void SS_FN(matmul_pack)(const ss_matmul *p, int thread, int threads) {
+    if (!p->kept || p->backend != SS_BACKEND_NATIVE) return;
+    int64_t begin, end;
+    ss_split((p->n + TILE_N - 1) / TILE_N, 1, thread, threads, &begin, &end);
+    for (int64_t j = begin * TILE_N; j < ss_min(end * TILE_N, p->n); j += TILE_N)
+        tile_panel(p->k, ss_min(TILE_N, p->n - j), p->b + j * p->b_col, p->b_row, p->b_col, p->packed + j * p->k);
+}
+
+/* The product with kept panels. A part of a panel stays in the first-level cache while all strips of A pass; the first two strips fetch the next one. */
+static void run_kept(const ss_matmul *p, int thread, int threads) {
+    int64_t begin, end, strips = tile_strips(p->m), parts = ss_max(1, (p->k + PANEL_K - 1) / PANEL_K);
+    ss_split((p->n + TILE_N - 1) / TILE_N, 1, thread, threads, &begin, &end);
+    for (int64_t j = begin * TILE_N; j < ss_min(end * TILE_N, p->n); j += TILE_N)
+        for (int64_t part = 0; part < parts; part++) {
+            int64_t q = p->k * part / parts, k = p->k * (part + 1) / parts - q, n = ss_min(TILE_N, p->n - j);
+            const float *panel = p->packed + j * p->k + q * TILE_N, *bias = part == parts - 1 ? p->bias : NULL;
+            for (int64_t s = 0; s < strips; s++) {
+                int64_t i = tile_begin(p->m, strips, s), rows = tile_begin(p->m, strips, s + 1) - i;
+                tile_strip((int)rows, n, k, p->a + i * p->a_row + q * p->a_col, p->a_row, p->a_col, panel, TILE_N, p->c + i * p->c_row + j, p->c_row, part > 0,
+                           bias ? bias + j : NULL, panel + k * TILE_N + s * k * 16, s < 2 ? 16 : 0);
+            }
+        }
+}
 
 void SS_FN(matmul_run)(const ss_matmul *p, int thread, int threads) {
     if (p->backend == SS_BACKEND_OPENBLAS) SS_FN(matmul_run_openblas)(p, thread, threads);
+    else if (p->kept) run_kept(p, thread, threads);
     else run_native(p, thread, threads);
 }

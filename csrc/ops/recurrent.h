@@ -132,12 +132,13 @@ typedef struct rec_product {
     int64_t to_row, positions;
     const real *bias;
     real *packed;
+    bool kept; /* B is multiplied at every step */
 } rec_product;
 
 #ifndef SS_F64
 static inline ss_matmul rec_matmul(const ss_call *c, const rec_product *p) {
     return (ss_matmul){.backend = p->backend, .m = p->m, .n = p->n, .k = p->k, .a = p->a, .a_row = p->a_row, .a_col = 1, .b = p->b, .b_row = p->b_row, .b_col = p->b_col, .c = p->to,
-                       .c_row = p->to_row, .bias = p->bias, .packed = p->packed, .fold = c->fold, .positions = p->positions};
+                       .c_row = p->to_row, .bias = p->bias, .packed = p->packed, .kept = p->kept, .fold = c->fold, .positions = p->positions};
 }
 #endif
 
@@ -201,7 +202,7 @@ static inline rec_scratch rec_scratch_of(const ss_call *c, const rec_cell *cell,
 #ifndef SS_F64
     if (c->kernels) {
         at.pack_ih = rec_take(&at, backward ? c->kernels->matmul_packed(c->backend, s->features, s->gates) : c->kernels->matmul_packed(c->backend, s->gates, s->features));
-        at.pack_hh = rec_take(&at, backward ? c->kernels->matmul_packed(SS_BACKEND_NATIVE, s->units, s->gates) : c->kernels->matmul_packed(SS_BACKEND_NATIVE, s->gates, s->units));
+        at.pack_hh = rec_take(&at, backward ? ss_matmul_kept(s->units, s->gates) : ss_matmul_kept(s->gates, s->units));
     }
 #endif
     at.h = rec_take(&at, s->rows * s->units);
@@ -299,7 +300,7 @@ static inline void rec_forward(const ss_call *c, const rec_cell *cell) {
     };
     const rec_product hh = {
         .backend = SS_BACKEND_NATIVE, .m = s.rows, .n = s.gates, .k = s.units, .a_row = s.units, .b = c->in[REC_W_HH], .b_row = 1, .b_col = s.units, .to_row = s.gates, .positions = 1,
-        .bias = rec_has(c, REC_B_HH) ? c->in[REC_B_HH] : NULL, .packed = scratch + at.pack_hh,
+        .bias = rec_has(c, REC_B_HH) ? c->in[REC_B_HH] : NULL, .packed = scratch + at.pack_hh, .kept = true,
     };
     switch (c->phase) {
     case 0:
@@ -426,7 +427,7 @@ static inline void rec_backward(const ss_call *c, const rec_cell *cell) {
     };
     const rec_product hh = {
         .backend = SS_BACKEND_NATIVE, .m = s.rows, .n = s.units, .k = s.gates, .a_row = s.steps * s.errors, .b = c->in[REC_W_HH], .b_row = s.units, .b_col = 1, .to_row = s.units,
-        .positions = 1, .packed = scratch + at.pack_hh,
+        .positions = 1, .packed = scratch + at.pack_hh, .kept = true,
     };
     switch (c->phase) {
     case 0:
