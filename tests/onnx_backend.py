@@ -27,7 +27,8 @@ REASONS = {
     "extent below 1|takes nothing of axis": "tensors without elements",
     "more than the 6 that are supported": "more than six axes besides the batch",
     "does not depend on the input|needs an input": "the result is known from shapes alone",
-    "not supported on tensors|must be constants": "indices or sizes that are computed from data",
+    "not supported on tensors": "read on constants alone: no operator of samestep for tensors",
+    "must be constants": "indices or sizes that are computed from data",
     "must be the batch|one row a sample": "convolution over values that other operators make from constants",
     "Dropout|draws random numbers": "random numbers of ONNX's own",
 }
@@ -113,7 +114,11 @@ def run(case: Any) -> str:
         if node.op_type in ("LSTM", "GRU", "RNN"):
             moves = place in (0, 4, 5, 6)
         moves = moves or (item.dtype == bool and sample)
-        if len(graph.node) == 1 and node.op_type in ("Pad", "Clip", "Resize", "Dropout", "OneHot") and place > 0:
+        if (
+            len(graph.node) == 1
+            and node.op_type in ("Pad", "Clip", "Resize", "Dropout", "OneHot", "Compress")
+            and place > 0
+        ):
             moves = False
         if moves:
             arrays.append(item[None] if sample else np.swapaxes(item, 0, 1) if turned and place != 4 else item)

@@ -127,6 +127,21 @@ def _hardmax(c: Call, x: Any) -> Any:
     return Value(F.permute(best, order), x.batch)
 
 
+def _one_hot(c: Call, x: Any, depth: Any, values: Any) -> Any:
+    """Numbers outside [-depth, depth) count round, where ONNX has none of them on."""
+    extent, (off, on) = int(np.ravel(depth)[0]), (float(item) for item in np.ravel(values))
+    number = x.tensor.float() if not x.tensor.origin else x.tensor
+    number = F.sub(number, F.scale(F.floor(F.scale(number, 1 / extent)), extent))
+    made = F.scale(F.one_hot(number.int(), extent), on - off, off)
+    axis, last = c.a.get("axis", -1), made.ndim - 1
+    place = axis % (x.rank + 1) + (x.batch is None)
+    if x.batch is not None and place == x.batch:
+        raise ValueError("the new axis would stand before the batch")
+    order = [n for n in range(made.ndim) if n != last]
+    order.insert(place, last)
+    return Value(F.permute(made, order), x.batch)
+
+
 def _cast_like(c: Call, x: Any, like: Any) -> Any:
     if isinstance(x, np.ndarray) and isinstance(like, np.ndarray):
         return x.astype(like.dtype)
@@ -191,5 +206,5 @@ OPERATORS: dict[str, Any] = {
     "ReverseSequence": moves, "Compress": moves, "Size": _size, "Flatten": _flatten, "Gemm": _gemm,
     "ArgMax": _arg(F.argmax), "ArgMin": _arg(F.argmin), "Max": _joined(F.maximum), "Min": _joined(F.minimum),
     "Sum": _joined(F.add), "Mean": _joined(F.add, share=True), "Dropout": _dropout, "Trilu": _trilu,
-    "CumSum": _cumsum, "Hardmax": _hardmax, "IsNaN": unary(lambda c, x: F.ne(x, x)), "Mod": _mod, "Resize": _resize, "CastLike": _cast_like,
+    "CumSum": _cumsum, "Hardmax": _hardmax, "OneHot": _one_hot, "IsNaN": unary(lambda c, x: F.ne(x, x)), "Mod": _mod, "Resize": _resize, "CastLike": _cast_like,
 }  # fmt: skip

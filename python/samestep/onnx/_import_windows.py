@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def _pool(op: str) -> Any:
             beyond.append(max(0, (windows - 1) * stride[n] + span - length))
         around = _both(begin, [e + m for e, m in zip(end, beyond, strict=True)])
         if op == "max_pool":
-            padded = F.pad(tensor, around, "constant", -3.4e38)
+            padded = F.pad(tensor, around, "constant", -math.inf)
             return Value(function(padded, tuple(kernel), stride, 0, dilation=dilation), 0)
         # What counts in each window is known beforehand.
         inside = np.pad(np.ones(extents), list(zip(begin, end, strict=True)), constant_values=float(counted))
