@@ -206,5 +206,6 @@ OPERATORS: dict[str, Any] = {
     "ReverseSequence": moves, "Compress": moves, "Size": _size, "Flatten": _flatten, "Gemm": _gemm,
     "ArgMax": _arg(F.argmax), "ArgMin": _arg(F.argmin), "Max": _joined(F.maximum), "Min": _joined(F.minimum),
     "Sum": _joined(F.add), "Mean": _joined(F.add, share=True), "Dropout": _dropout, "Trilu": _trilu,
-    "CumSum": _cumsum, "Hardmax": _hardmax, "OneHot": _one_hot, "IsNaN": unary(lambda c, x: F.ne(x, x)), "Mod": _mod, "Resize": _resize, "CastLike": _cast_like,
+    "CumSum": _cumsum, "Hardmax": _hardmax, "OneHot": _one_hot, "IsNaN": unary(lambda c, x: F.ne(x, x)), "Mod": _mod,
+    "Resize": _resize, "CastLike": _cast_like,
 }  # fmt: skip
