@@ -281,12 +281,14 @@ def test_no_allocation_after_the_first_steps():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_no_allocation_in_many_steps(threads):
-    """Also with the loader thread, which gathers batches of 64 KiB and more, and in evaluation."""
+    """Also with the loader thread, which gathers batches of 1 MiB and more, and in evaluation."""
     from samestep import _core
 
-    x = np.random.default_rng(0).normal(size=(700, 128)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(700, 1800)).astype(np.float32)
     y, order = np.arange(700) % 3, np.random.default_rng(1).permutation(700)
-    plan = ss.compile(nn.Linear(128, 3), optimizer=optim.Adam(0.1), batch_size=150, threads=threads, metrics="accuracy")
+    plan = ss.compile(
+        nn.Linear(1800, 3), optimizer=optim.Adam(0.1), batch_size=150, threads=threads, metrics="accuracy"
+    )
 
     def work():
         plan.run(x, y, order)
@@ -303,6 +305,52 @@ def test_no_allocation_in_many_steps(threads):
     before = _core.alloc_count()
     plan.evaluate(x, y)
     assert _core.alloc_count() - before <= one
+
+
+def test_a_step_remembers_what_it_has_checked():
+    """The second step on arrays of the same kind skips the checks: other kinds are checked still, settings still count."""
+    x, y = np.ones((6, 4), np.float32), np.arange(6) % 3
+
+    def three_steps(second, third):
+        ss.manual_seed(0)
+        groups = [{"params": "*bias", "lr": 0.2}]
+        plan = ss.compile(nn.Linear(4, 3), optimizer=optim.SGD(0.1, groups=groups), batch_size=6)
+        plan.step(x, y)
+        second(plan), plan.step(x, y)
+        third(plan), plan.step(x, y)
+        return plan
+
+    def none(plan):
+        pass
+
+    def slower(plan):
+        plan.optimizer.lr = 0.01
+
+    def slower_bias(plan):
+        plan.optimizer.groups[0].lr = 0.01
+
+    def bad(plan):
+        for wrong_x, wrong_y, error in (
+            (x[:, :3], y, ValueError),
+            (x.astype(complex), y, TypeError),
+            (x, y.astype(np.float32), TypeError),
+            (x, y[:5], ValueError),
+            (x[:, ::-1][:, :3], y, ValueError),
+            (np.ones((7, 4), np.float32), np.zeros(7, int), ValueError),
+            (x, y + 3, ValueError),
+        ):
+            with pytest.raises(error):
+                plan.step(wrong_x, wrong_y)
+
+    plain = three_steps(none, none)
+    assert ss.fingerprint(three_steps(bad, bad).net) == ss.fingerprint(plain.net)
+    prints = {
+        ss.fingerprint(three_steps(*ways).net)
+        for ways in ((slower, none), (none, slower), (slower_bias, none), (none, slower_bias))
+    }
+    assert len(prints | {ss.fingerprint(plain.net)}) == 5
+    a = np.arange(24, dtype=np.float32).reshape(4, 6).T
+    assert plain.evaluate(a, y)["loss"] == plain.step(a, y)
 
 
 def test_threads_default(monkeypatch):

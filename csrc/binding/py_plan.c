@@ -5,7 +5,7 @@
 #include "train/mix.h"
 
 enum {
-    SMALL_BATCH = 64 << 10, /* bytes below which handing a batch to the loader thread costs more than copying it */
+    SMALL_BATCH = 1 << 20, /* bytes below which handing a batch to the loader thread costs more than copying it */
     SIGNAL_NANOSECONDS = 20000000
 };
 

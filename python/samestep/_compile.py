@@ -276,6 +276,8 @@ class Plan:
         self._stored: dict[str, Stored] = {}
         self._hypers: list[dict[str, float]] = []  # of the optimizer and its groups, as the core has them
         self._clip: tuple[float, float] = (0.0, 0.0)
+        self._sent: tuple[Any, ...] = ()  # the state of the optimizer's settings that the core has
+        self._fitting: tuple[Any, ...] = ()  # types and shapes of arrays that have passed the checks of `step`
         self._swapped = False  # the averages stand in the place of the weights
         self._sessions: dict[Any, tuple[_core.Plan, Trace]] = {}
         self._main: Any = None
@@ -679,6 +681,9 @@ class Plan:
             check_target(array, shape, dtype, label)
 
     def _update_hypers(self, model: _core.Model) -> None:
+        settings = (self.optimizer, self.optimizer._changes, self.clip_norm, self.clip_value)
+        if settings == self._sent:
+            return
         hypers = self.optimizer.all_hypers()
         if hypers != self._hypers:
             for group, values in enumerate(hypers):
@@ -691,6 +696,7 @@ class Plan:
         if clip != self._clip:
             model.set_clip(*clip)
             self._clip = clip
+        self._sent = settings
 
     # --- work
 
@@ -728,10 +734,21 @@ class Plan:
             self._fit_shapes(given)
             return given, total
 
-        given, total = self._together(arguments)
+        kinds: tuple[Any, ...] = ()
+        if type(xb) is np.ndarray and type(yb) is np.ndarray and sample_weight is None and not local and batch is None:
+            if xb.flags.c_contiguous and yb.flags.c_contiguous and xb.flags.aligned and yb.flags.aligned:
+                kinds = (xb.dtype, xb.shape, yb.dtype, yb.shape, self.batch_size)
+        if kinds and kinds == self._fitting:  # every check looks at types and shapes alone
+            total = len(xb)
+            given = Given([(xb, "xb"), (yb, "yb")], 1, 1, None)
+        else:
+            given, total = self._together(arguments)
         model = self._ready(given)
         session, trace = self._session(True, True, sample_weight is not None, self.batch_size or total)
-        self._fit_shapes(given, trace)
+        if not kinds or kinds != self._fitting:
+            self._fit_shapes(given, trace)
+            if kinds and given.arrays[0] is xb and given.arrays[1] is yb:
+                self._fitting = (*kinds[:-1], self.batch_size)
         self._update_hypers(model)
         if self.augment is None:
             answer = session.step(given.arrays, local=local, batch=total)
@@ -788,7 +805,7 @@ class Plan:
         if (
             hypers
         ):  # the model now has other settings than the optimizer: the next step without a schedule puts them back
-            self._hypers = []
+            self._hypers, self._sent = [], ()
         return results
 
     def _fed(self, given: Given, trace: Trace) -> list[Array]:

@@ -58,6 +58,7 @@ class Optimizer:
     _core_name = ""
     _settings: tuple[str, ...] = ()
     _rates: tuple[str, ...] = ("lr",)  # what lr_factor multiplies
+    _changes = 0  # assignments to settings so far, those of the groups included
     groups: list[ParameterGroup]
     """The groups, in the order given."""
     lr_factor: float
@@ -113,10 +114,15 @@ class Optimizer:
             if number < 0:
                 raise ValueError(f"{type(self).__name__}: lr_factor must not be negative, but is {value!r}")
             object.__setattr__(self, name, number)
+            self._changed()
             return
         if name not in self._settings:
             raise AttributeError(f"{type(self).__name__} has no setting '{name}'; it has {', '.join(self._settings)}")
         object.__setattr__(self, name, self._check(name, value))
+        self._changed()
+
+    def _changed(self) -> None:
+        object.__setattr__(self, "_changes", self._changes + 1)
 
     def _check(self, name: str, value: Any) -> Any:
         label = f"{type(self).__name__}: {name}"
@@ -221,6 +227,7 @@ class ParameterGroup:
                 f"{type(optimizer).__name__} has no setting '{name}' for a group; it has {', '.join(optimizer._settings)}"
             )
         self._own[name] = optimizer._check(name, value)
+        optimizer._changed()
 
     def __repr__(self) -> str:
         params = ", ".join(map(_show, self._parts))
