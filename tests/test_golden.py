@@ -28,15 +28,15 @@ import oracle
 import samestep as ss
 from samestep import _core, nn, optim
 
-ORDER_VERSION = 3
+ORDER_VERSION = 4
 GOLDEN = {
-    "data": "e2a294d64fcb3e0652716820661546c87c87b0ec08bfd3470e35749c50c3152e",
-    "initial values": "1590105269e8912ecf3c57c4356afc88ef2c0507f8426f2fe4093087d3ce5ef4",
-    "mlp, SGD with momentum": "280fbafbab7afaefa89492203230dd3834d9e565b89bcf9a4a2820ea61efeb49",
-    "cnn with dropout, Adam": "a2eaf28519997a93e9a9708f3421be2f7216a39dc05f17bdefa17380a2f14c8d",
-    "residual with batch norm, AdamW": "cc3e781eb59a5034c43a6e14589cb9dbc4ccf625bfc2adf5f04fa15be8a17933",
-    "every activation, SGD with nesterov": "867486d0bfc39341ce241cc5856202fd81dee1a1965379987072b435f1c5d503",
-    "causal attention, AdamW": "1c72d2b56f0f780470e86c9c97bf2d369b2d3cba903d5e8b377d0cff935e9cef",
+    "data": "4e091b76b306988b4e5d7d25a2c7db0849db4b3e68d90412c3a8b975c5af31f0",
+    "initial values": "57f9bd004d06525656190b2bb6040008ea23840929e1c47014b669630d42809d",
+    "mlp, SGD with momentum": "ee7ce636eef3b25cd26856d49342ef4341b76ac5e707fdc673b4a3e495d79960",
+    "cnn with dropout, Adam": "178be5e2a00e5c37b156a900b9d0c03b477ec46cd178d66142a69e15d90395c4",
+    "residual with batch norm, AdamW": "8464d109e598b3a3e2d17d53cbf9203819dd560ef9c9846af2c60a43130fe4e2",
+    "every activation, SGD with nesterov": "6e392d092801dd92ddda5c625bb1f14552d9f64f20d622e44170b4bbb81f40d3",
+    "causal attention, AdamW": "3639d03f62699345f2b5a627ae859c7bf6fdd85528cad304a1cbd59923260f72",
 }
 """SHA-256 of names, shapes and bits (ss.fingerprint) after ten steps."""
 

@@ -44,8 +44,8 @@ def cnn():
 
 
 def residual():
-    net = nn.Sequential(nn.Conv2d(1, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), Block(5), nn.MaxPool2d(2), Block(5), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                        nn.Linear(5, 10), nn.BatchNorm1d(10))
+    net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), Block(16), nn.MaxPool2d(2), Block(16), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                        nn.Linear(16, 10), nn.BatchNorm1d(10))
     return net, optim.Adam(3e-3), 21
 
 

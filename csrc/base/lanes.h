@@ -16,7 +16,7 @@
 #include "base/status.h"
 
 /* The version of the order of sums; stored in checkpoints and fingerprints. Raise it when any order changes. */
-enum { SS_ORDER_VERSION = 3 };
+enum { SS_ORDER_VERSION = 4 };
 
 enum { SS_MAX_LANES = 1024 };
 

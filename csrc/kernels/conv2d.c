@@ -28,6 +28,7 @@ static bool depthwise(const ss_conv2d *p) { return p->groups > 1 && p->groups ==
 static bool openblas(const ss_conv2d *p) { return p->backend == SS_BACKEND_OPENBLAS && !depthwise(p); }
 
 #ifdef SS_CONV_VECTOR
+#include "kernels/conv2d_winograd_tiles.h"
 
 /* Output positions, or steps of a weight gradient, that are worked on together: their operands stay in the first-level cache. */
 enum { BLOCK_ROWS = 96, BLOCK_STEPS = 256, CHUNK_POSITIONS = 64 };
@@ -323,13 +324,24 @@ static void map_run(const ss_conv2d *p, const conv_map *m, const float *source, 
     }
 }
 
-/* Where the weight's gradient is summed: a stack of partials (groups*K, columns), columns = outputs of a group rounded up to vectors; depthwise (K, all outputs). */
+/* Where the weight's gradient is summed: a stack of partials (groups*K, columns), columns = outputs of a group rounded up to vectors; depthwise (K, all outputs);
+ * few outputs (turned) (outputs, K rounded up). */
 typedef struct conv_sums {
     int64_t rows, columns, at_out, at_stack, end;
 } conv_sums;
 
+/* Few outputs and a long run of neighbouring (kw, c): vectors along that run load less for each product. */
+enum { TURNED_MOST_OUTPUTS = 32, TURNED_LEAST_SPAN = 32 };
+static bool turned_sums(const ss_conv2d *p) {
+    return p->groups == 1 && (p->dilation_w == 1 || p->kernel_w == 1) && p->out_channels <= TURNED_MOST_OUTPUTS && p->kernel_w * p->channels >= TURNED_LEAST_SPAN;
+}
+
 static conv_sums sums_layout(const ss_conv2d *p, const conv_map *m, int64_t at, int depth) {
     conv_sums s = {.rows = m->depthwise ? m->steps : p->groups * m->steps, .columns = vector_round(m->depthwise ? m->dest_c : m->group_dest)};
+    if (turned_sums(p)) {
+        s.columns = vector_round(s.rows);
+        s.rows = p->out_channels;
+    }
     s.at_out = take(&at, s.rows * (int64_t)(sizeof(int64_t) / sizeof(float)));
     s.at_stack = take(&at, depth * s.rows * s.columns);
     s.end = at;
@@ -380,6 +392,70 @@ static void weight_run(const ss_conv2d *p, const conv_map *m, const conv_sums *s
         }
 }
 
+/* Turned. A unit is a tile of outputs and (kw, c), outputs first. */
+typedef struct turned_units {
+    int64_t span, spans, pieces, outputs, count; /* floats of a run; runs; tiles of a run; tiles of the outputs */
+} turned_units;
+
+static turned_units units_of(const ss_conv2d *p) {
+    turned_units u = {.span = p->kernel_w * p->channels, .spans = p->kernel_d * p->kernel_h, .outputs = (p->out_channels + SPAN_ROWS - 1) / SPAN_ROWS};
+    u.pieces = (u.span + SPAN_VECTORS * VEC_WIDTH - 1) / (SPAN_VECTORS * VEC_WIDTH);
+    u.count = u.spans * u.pieces * u.outputs;
+    return u;
+}
+
+/* Unit i: outputs [o, o + rows), places [k, k + n) of the K. */
+static void unit_at(const ss_conv2d *p, const turned_units *u, int64_t i, int64_t *o, int64_t *rows, int64_t *k, int64_t *n) {
+    int64_t output = i % u->outputs, piece = i / u->outputs % u->pieces, span = i / (u->outputs * u->pieces), at = piece * SPAN_VECTORS * VEC_WIDTH;
+    *o = tile_begin(p->out_channels, u->outputs, output);
+    *rows = tile_begin(p->out_channels, u->outputs, output + 1) - *o;
+    *k = span * u->span + at;
+    *n = ss_min(u->span - at, SPAN_VECTORS * VEC_WIDTH);
+}
+
+static void turned_lane(const ss_conv2d *p, const conv_map *m, const conv_sums *s, const turned_units *u, int64_t begin, int64_t end, int lane, float *buffer, float *sums) {
+    const int64_t *row = (const int64_t *)(p->scratch + m->at_row), *step = (const int64_t *)(p->scratch + m->at_step);
+    bool resume = false;
+    for (int64_t first = p->fold->row[lane]; first < p->fold->row[lane + 1]; first += m->samples) {
+        int64_t count = ss_min(m->samples, p->fold->row[lane + 1] - first), o, rows, k, n;
+        const float *a = load_samples(m, p->x + first * m->source_size, count, buffer);
+        for (int64_t r = 0; r < count * m->rows; r += BLOCK_STEPS, resume = true)
+            for (int64_t i = begin; i < end; i++) {
+                unit_at(p, u, i, &o, &rows, &k, &n);
+                span_tile((int)rows, n, ss_min(BLOCK_STEPS, count * m->rows - r), a + step[k], row + r, p->grad_y + first * m->dest_size + r * m->dest_c + o, m->dest_c,
+                          sums + o * s->columns + k, s->columns, resume);
+            }
+    }
+}
+
+static void turned_run(const ss_conv2d *p, const conv_map *m, const conv_sums *s, int thread, int threads) {
+    turned_units u = units_of(p);
+    int64_t begin, end, width = s->rows * s->columns, taps = taps_of(p), o, rows, k, n;
+    ss_split(u.count, 1, thread, threads, &begin, &end);
+    if (begin == end) return;
+    float *stack = p->scratch + s->at_stack, *buffer = thread_buffer(p, m, thread);
+    int top = 0;
+    for (int lane = 0; lane < p->fold->lanes; lane++) {
+        turned_lane(p, m, s, &u, begin, end, lane, buffer, stack + top++ * width);
+        for (int adds = p->fold->adds[lane]; adds > 0; adds--, top--)
+            for (int64_t i = begin; i < end; i++) {
+                unit_at(p, &u, i, &o, &rows, &k, &n);
+                for (int64_t r = o; r < o + rows; r++) {
+                    float *restrict a = stack + (top - 2) * width + r * s->columns + k;
+                    const float *restrict b = a + width;
+                    for (int64_t j = 0; j < n; j++) a[j] += b[j];
+                }
+            }
+    }
+    for (int j = 0; j < top; j++)
+        for (int64_t i = begin; i < end; i++) {
+            unit_at(p, &u, i, &o, &rows, &k, &n);
+            for (int64_t r = o; r < o + rows; r++)
+                for (int64_t t = k; t < k + n; t++)
+                    p->grad_weight[j * p->block_stride + (r * p->channels + t % p->channels) * taps + t / p->channels] = stack[j * width + r * s->columns + t];
+        }
+}
+
 /* Depthwise. Units [begin, end) are the taps of one vector of channels after another; over the samples of one lane, into `sums`. */
 static void depthwise_lane(const ss_conv2d *p, const conv_map *m, const conv_sums *s, int64_t begin, int64_t end, int lane, float *buffer, float *sums) {
     const int64_t *row = (const int64_t *)(p->scratch + m->at_row), *step = (const int64_t *)(p->scratch + m->at_step);
@@ -420,25 +496,44 @@ static void depthwise_run(const ss_conv2d *p, const conv_map *m, const conv_sums
 /* The backward scratch: tables of the forward pass, sums, tables of the gradient of x. */
 typedef struct conv_backward {
     conv_map weight, x;
+    conv_square square; /* instead of x, where conv_winograd */
+    square_layout squares;
     conv_sums sums;
 } conv_backward;
 
 static conv_backward backward_layout(const ss_conv2d *p, int depth, int threads) {
     conv_backward b;
     b.weight = map_forward(p, 0, false, threads);
-    b.x = map_grad_x(p, b.weight.end, threads);
-    b.sums = sums_layout(p, &b.weight, b.x.end, depth); /* last: only its end depends on the depth */
+    int64_t end;
+    if (conv_winograd(p)) {
+        b.square = conv_square_grad_x(p);
+        b.squares = square_layout_of(&b.square, b.weight.end, threads);
+        end = b.squares.end;
+    } else {
+        b.x = map_grad_x(p, b.weight.end, threads);
+        end = b.x.end;
+    }
+    b.sums = sums_layout(p, &b.weight, end, depth); /* last: only its end depends on the depth */
     return b;
 }
 
 int64_t SS_FN(conv2d_scratch)(const ss_conv2d *p, ss_conv2d_pass pass, int depth, int threads) {
     if (openblas(p)) return ss_conv2d_blas_scratch(p, pass, depth, threads);
-    return pass == SS_CONV_FORWARD ? map_forward(p, 0, true, threads).end : backward_layout(p, depth, threads).sums.end;
+    if (pass == SS_CONV_BACKWARD) return backward_layout(p, depth, threads).sums.end;
+    if (!conv_winograd(p)) return map_forward(p, 0, true, threads).end;
+    conv_square square = conv_square_forward(p);
+    return square_layout_of(&square, 0, threads).end;
 }
 
 void SS_FN(conv2d_pack)(const ss_conv2d *p, ss_conv2d_pass pass, int thread, int threads) {
     if (openblas(p)) {
         ss_conv2d_blas_pack(p, pass, thread, threads);
+        return;
+    }
+    if (pass == SS_CONV_FORWARD && conv_winograd(p)) {
+        conv_square square = conv_square_forward(p);
+        square_layout l = square_layout_of(&square, 0, threads);
+        square_pack(&square, &l, p->weight, p->scratch, thread, threads);
         return;
     }
     if (pass == SS_CONV_FORWARD) {
@@ -453,13 +548,24 @@ void SS_FN(conv2d_pack)(const ss_conv2d *p, ss_conv2d_pass pass, int thread, int
         int64_t *out = (int64_t *)(p->scratch + b.sums.at_out);
         for (int64_t k = 0; k < b.sums.rows; k++) out[k] = k * b.sums.columns;
     }
-    if (thread == threads - 1 && p->grad_x) fill_grad_x(p, &b.x);
-    if (p->grad_x) pack_grad_x(p, &b.x, thread, threads);
+    if (!p->grad_x) return;
+    if (conv_winograd(p)) {
+        square_pack(&b.square, &b.squares, p->weight, p->scratch, thread, threads);
+        return;
+    }
+    if (thread == threads - 1) fill_grad_x(p, &b.x);
+    pack_grad_x(p, &b.x, thread, threads);
 }
 
 void SS_FN(conv2d_forward)(const ss_conv2d *p, int thread, int threads) {
     if (openblas(p)) {
         ss_conv2d_blas_forward(p, thread, threads);
+        return;
+    }
+    if (conv_winograd(p)) {
+        conv_square square = conv_square_forward(p);
+        square_layout l = square_layout_of(&square, 0, threads);
+        square_run(&square, &l, p->rows, p->x, p->y, p->bias, p->scratch, thread, threads);
         return;
     }
     conv_map m = map_forward(p, 0, true, threads);
@@ -472,8 +578,10 @@ void SS_FN(conv2d_backward)(const ss_conv2d *p, int thread, int threads) {
         return;
     }
     conv_backward b = backward_layout(p, p->fold->depth, threads);
-    if (p->grad_x) map_run(p, &b.x, p->grad_y, p->grad_x, p->x_bias, thread, threads);
+    if (p->grad_x && conv_winograd(p)) square_run(&b.square, &b.squares, p->rows, p->grad_y, p->grad_x, p->x_bias, p->scratch, thread, threads);
+    else if (p->grad_x) map_run(p, &b.x, p->grad_y, p->grad_x, p->x_bias, thread, threads);
     if (p->grad_weight && b.weight.depthwise) depthwise_run(p, &b.weight, &b.sums, thread, threads);
+    else if (p->grad_weight && turned_sums(p)) turned_run(p, &b.weight, &b.sums, thread, threads);
     else if (p->grad_weight) weight_run(p, &b.weight, &b.sums, thread, threads);
 }
 

@@ -4,6 +4,7 @@
  */
 #ifndef SS_KERNELS_CONV2D_NAIVE_H
 #define SS_KERNELS_CONV2D_NAIVE_H
+#include "kernels/conv2d_winograd.h"
 #include "kernels/kernels.h"
 #include "kernels/variant.h"
 
@@ -23,6 +24,11 @@ static inline real conv_x_at(const ss_conv2d *p, const real *x, int64_t od, int6
 /* Samples [begin, end). */
 static inline void conv_naive_forward(const ss_conv2d *p, const real *x, const real *weight, const real *bias, real *y, int64_t begin, int64_t end) {
     int64_t group_in = p->channels / p->groups, group_out = p->out_channels / p->groups;
+    if (conv_winograd(p)) {
+        conv_square square = conv_square_forward(p);
+        conv_naive_square(&square, x, weight, bias, y, begin, end);
+        return;
+    }
     for (int64_t n = begin; n < end; n++) {
         const real *xs = x + n * p->depth * p->height * p->width * p->channels;
         real *ys = y + n * p->out_depth * p->out_height * p->out_width * p->out_channels;
@@ -47,6 +53,11 @@ static inline void conv_naive_forward(const ss_conv2d *p, const real *x, const r
  * counts as a multiplication by zero. bias (of the channels of x) may be NULL. */
 static inline void conv_naive_grad_x(const ss_conv2d *p, const real *grad_y, const real *weight, const real *bias, real *grad_x, int64_t begin, int64_t end) {
     int64_t group_in = p->channels / p->groups, group_out = p->out_channels / p->groups, image = p->depth * p->height * p->width;
+    if (conv_winograd(p)) {
+        conv_square square = conv_square_grad_x(p);
+        conv_naive_square(&square, grad_y, weight, bias, grad_x, begin, end);
+        return;
+    }
     for (int64_t n = begin; n < end; n++) {
         const real *gy = grad_y + n * p->out_depth * p->out_height * p->out_width * p->out_channels;
         real *gx = grad_x + n * image * p->channels;

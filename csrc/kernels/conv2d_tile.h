@@ -202,5 +202,70 @@ static inline void conv_block_run(const conv_block *k) {
     }
 }
 
+/* The gradient of the weight of few outputs, turned: vectors run along the neighbouring (kw, c) of one image row, rows are outputs.
+ *
+ *   C[r * c_row + j] = sum over t of  G[t * g_step + r] * A[row_off[t] + j]          r < rows, j < n
+ */
+#if defined(__AVX512F__)
+enum { SPAN_ROWS = 8, SPAN_VECTORS = 3 };
+#else
+enum { SPAN_ROWS = 6, SPAN_VECTORS = 2 };
+#endif
+
+SS_INLINE void span_kernel(const int rows, const int vectors, int64_t steps, const float *a, const int64_t *row_off, const float *g, int64_t g_step, float *c, int64_t c_row,
+                           bool resume, vec_mask last) {
+    vec acc[SPAN_ROWS][SPAN_VECTORS];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) {
+            const float *from = c + r * c_row + v * VEC_WIDTH;
+            acc[r][v] = !resume ? vec_zero() : v < vectors - 1 ? vec_load(from) : vec_load_mask(from, last);
+        }
+    for (int64_t t = 0; t < steps; t++, g += g_step) {
+        const float *x = a + row_off[t];
+        vec b[SPAN_VECTORS];
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) b[v] = v < vectors - 1 ? vec_load(x + v * VEC_WIDTH) : vec_load_mask(x + v * VEC_WIDTH, last);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            vec s = vec_set(g[r]);
+#pragma GCC unroll 3
+            for (int v = 0; v < vectors; v++) acc[r][v] = vec_fma(b[v], s, acc[r][v]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) {
+            float *to = c + r * c_row + v * VEC_WIDTH;
+            if (v < vectors - 1) vec_store(to, acc[r][v]);
+            else vec_store_mask(to, acc[r][v], last);
+        }
+}
+
+/* 1 <= rows <= SPAN_ROWS, 1 <= n <= SPAN_VECTORS * VEC_WIDTH. */
+static __attribute__((noinline)) void span_tile(int rows, int64_t n, int64_t steps, const float *a, const int64_t *row_off, const float *g, int64_t g_step, float *c, int64_t c_row,
+                                                bool resume) {
+    int vectors = (int)((n + VEC_WIDTH - 1) / VEC_WIDTH);
+    vec_mask last = vec_first(n - (int64_t)(vectors - 1) * VEC_WIDTH);
+#define SPAN_CASE(r, v) \
+    case (r) * 4 + (v): span_kernel(r, v, steps, a, row_off, g, g_step, c, c_row, resume, last); break;
+#if defined(__AVX512F__)
+#define SPAN_CASES(r) SPAN_CASE(r, 1) SPAN_CASE(r, 2) SPAN_CASE(r, 3)
+#else
+#define SPAN_CASES(r) SPAN_CASE(r, 1) SPAN_CASE(r, 2)
+#endif
+    switch (rows * 4 + vectors) {
+        SPAN_CASES(1) SPAN_CASES(2) SPAN_CASES(3) SPAN_CASES(4) SPAN_CASES(5) SPAN_CASES(6)
+#if defined(__AVX512F__)
+        SPAN_CASES(7) SPAN_CASES(8)
+#endif
+        default: __builtin_unreachable();
+    }
+#undef SPAN_CASES
+#undef SPAN_CASE
+}
+
 #endif /* SS_CONV_VECTOR */
 #endif

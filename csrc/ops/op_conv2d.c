@@ -123,7 +123,12 @@ static const ss_op_case cases[] = {
     {.attrs = "pad_h=1 pad_w=1", .inputs = "B:3,8,8 P:4,3,3,3 P:4"},
     {.attrs = "pad_h=1 pad_w=1", .inputs = "B:1,7,5 P:5,1,3,3 P:5"},
     {.attrs = "pad_h=1 pad_w=1", .inputs = "B:16,6,6 P:16,16,3,3"},
+    {.attrs = "pad_h=1 pad_w=1", .inputs = "B:17,5,7 P:33,17,3,3 P:33"}, /* minimal filtering */
+    {.attrs = "", .inputs = "B:16,7,6 P:40,16,3,3"},
+    {.attrs = "pad_h=3 pad_w=2 pad_end_w=0", .inputs = "B:20,4,5 P:18,20,3,3 P:18"},
     {.attrs = "", .inputs = "B:3,5,5 P:33,3,3,3 -"},
+    {.attrs = "pad_h=1 pad_w=1 stride_w=2", .inputs = "B:21,5,6 P:9,21,3,3 P:9"}, /* few outputs: the weight's gradient is turned */
+    {.attrs = "pad_d=1 pad_w=2", .inputs = "B:12,3,2,4 P:5,12,3,2,3"},
     {.attrs = "stride_h=2 stride_w=2 pad_h=1 pad_w=1", .inputs = "B:5,9,8 P:17,5,3,3 P:17"},
     {.attrs = "stride_h=2 stride_w=2", .inputs = "B:8,6,7 P:20,8,1,1"},
     {.attrs = "", .inputs = "B:7,4,4 P:6,7,1,1 P:6"},
@@ -176,7 +181,10 @@ const ss_op SS_FN(ss_op_conv2d) = {
            "not read. Activations are channels last in memory.\n\n"
            "Order of sums: one fused-multiply-add chain along (kd, kh, kw, c) from zero, padding taps as multiplications by zero, then the bias. The gradient of x is one chain along (kd, kh, kw, "
            "o); taps whose distance the stride does not divide are not in it. The gradients of weight and bias are one chain over the positions of the samples of a lane, in row-major order, lanes "
-           "joined by the tree. Groups of one channel (depthwise convolution) have kernels of their own and the same order of sums.",
+           "joined by the tree. Groups of one channel (depthwise convolution) have kernels of their own and the same order of sums.\n\n"
+           "3x3 taps on two axes, without stride, dilation and groups, at least 16 channels on both sides and 4 positions along each axis (backend native): y and the gradient of x are computed by "
+           "minimal filtering F(2x2, 3x3), 16 products in place of 36 (Winograd, 1980; Lavin, Gray, 2015). The order is that of kernels/conv2d_winograd.h: the chain of each of the 16 places runs along "
+           "the channels. An infinite input makes NaN there.",
     .flags = SS_OP_NEEDS_IN | SS_OP_PRODUCT,
     .attrs = attrs,
     .infer = infer,

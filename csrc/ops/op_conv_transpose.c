@@ -125,6 +125,8 @@ static void cost(const ss_call *c, bool backward, ss_cost *cost) {
 
 static const ss_op_case cases[] = {
     {.attrs = "", .inputs = "B:3,4,5 P:3,4,3,3 P:4"},
+    {.attrs = "pad_h=1 pad_w=1", .inputs = "B:16,5,6 P:16,17,3,3 P:17"}, /* minimal filtering */
+    {.attrs = "", .inputs = "B:18,4,5 P:18,16,3,3 P:16"},
     {.attrs = "stride_h=2 stride_w=2", .inputs = "B:8,3,4 P:8,17,2,2 P:17"},
     {.attrs = "stride_h=2 stride_w=2 pad_h=1 pad_w=1", .inputs = "B:6,3,4 P:6,5,4,4 P:5"},
     {.attrs = "stride_h=2 stride_w=3 pad_h=1 output_pad_h=1 output_pad_w=2", .inputs = "B:4,3,2 P:4,3,3,2 P:3"},
@@ -158,7 +160,8 @@ const ss_op SS_FN(ss_op_conv_transpose) = {
            "read. Activations are channels last in memory.\n\n"
            "Order of sums: one fused-multiply-add chain along (kd, kh, kw, c inside the group) from zero; taps whose distance the stride does not divide are not in it, and taps that meet x outside "
            "of its extents are multiplications by zero; then the bias. The gradient of x is the chain of a convolution of y's gradient, along (kd, kh, kw, o). The gradient of the weight is one chain "
-           "over the positions of x of the samples of a lane, in row-major order, that of the bias over the positions of y; lanes are joined by the tree.",
+           "over the positions of x of the samples of a lane, in row-major order, that of the bias over the positions of y; lanes are joined by the tree. Minimal filtering "
+           "where conv2d uses it.",
     .flags = SS_OP_NEEDS_IN | SS_OP_PRODUCT,
     .attrs = attrs,
     .infer = infer,
