@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/philox.h"
 #include "comm/comm_mpi.h"
+#include "kernels/measure.h"
 
 #ifndef SS_VERSION
 #define SS_VERSION "unknown"
@@ -131,6 +132,24 @@ static PyObject *default_lanes(PyObject *self, PyObject *arg) {
     return PyLong_FromLong(ss_default_lanes(batch));
 }
 
+static PyObject *peak(PyObject *self, PyObject *args) {
+    const char *name;
+    int threads;
+    double seconds;
+    ss_isa isa;
+    ss_error err;
+    ss_peak found = {0};
+    if (!PyArg_ParseTuple(args, "sid", &name, &threads, &seconds)) return NULL;
+    ss_status status = ss_isa_parse(name, &isa, &err);
+    if (status == SS_OK) {
+        Py_BEGIN_ALLOW_THREADS
+        status = ss_measure_peak(isa, threads, seconds, &found, &err);
+        Py_END_ALLOW_THREADS
+    }
+    if (status != SS_OK) return binding_raise(PyModule_GetState(self), &err);
+    return Py_BuildValue("(dd)", found.gflops, found.gbytes);
+}
+
 static PyObject *cpu_count(PyObject *self, PyObject *unused) {
     (void)self, (void)unused;
     return PyLong_FromLong(ss_cpu_count());
@@ -181,6 +200,8 @@ static PyMethodDef functions[] = {
     {"permutation", permutation, METH_VARARGS,
      "permutation($module, count, seed, epoch, /)\n--\n\nThe order of samples of an epoch."},
     {"default_lanes", default_lanes, METH_O, "default_lanes($module, batch, /)\n--\n\nLanes for a batch."},
+    {"peak", peak, METH_VARARGS,
+     "peak($module, isa, threads, seconds, /)\n--\n\nMeasures this machine: GFLOP/s of multiply-adds in registers and GB/s read from memory, all threads together."},
     {"cpu_count", cpu_count, METH_NOARGS, "cpu_count($module, /)\n--\n\nProcessors this process may use."},
     {"alloc_count", alloc_count, METH_NOARGS, "alloc_count($module, /)\n--\n\nAllocations made by the core."},
     {"alloc_fail_after", alloc_fail_after, METH_O,

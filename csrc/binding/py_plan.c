@@ -498,7 +498,8 @@ static PyObject *plan_profile(PyObject *self, PyObject *on) {
     if (value) {
         memset(s->seconds, 0, (size_t)s->program->instructions * sizeof *s->seconds);
         memset(s->calls, 0, (size_t)s->program->instructions * sizeof *s->calls);
-        s->exchange_seconds = 0;
+        s->finish_seconds = 0;
+        s->finishes = 0;
     }
     Py_RETURN_NONE;
 }
@@ -513,18 +514,13 @@ static int append(PyObject *list, PyObject *item) {
 static PyObject *explain_instruction(const ss_session *s, int index) {
     const ss_program *p = s->program;
     const ss_instruction *i = &p->instruction[index];
-    ss_cost cost = {0};
+    ss_cost cost = ss_instruction_cost(i);
     char text[256], kernel[64];
-    if (i->op->cost && i->stage == SS_STAGE_RUN && !i->sum) {
-        i->op->cost(&i->call, i->backward, &cost);
-        if (i->backward) {
-            ss_cost forward = {0};
-            i->op->cost(&i->call, false, &forward);
-            cost.flops -= forward.flops;
-            cost.bytes -= forward.bytes;
-        }
-        cost.flops *= (double)i->call.rows; /* of one sweep, as the seconds are */
-        cost.bytes *= (double)i->call.rows;
+    cost.flops *= (double)i->call.rows; /* of one sweep, as the seconds are */
+    cost.bytes *= (double)i->call.rows;
+    for (int k = 0; k < i->call.n_in && i->stage == SS_STAGE_RUN; k++) { /* parameters are read, their gradients written */
+        if (i->in[k].kind == SS_REF_PARAMETER || i->in[k].kind == SS_REF_ROUNDED) cost.bytes += 4.0 * (double)ss_shape_count(&i->call.in_shape[k]);
+        if (i->grad_in[k].kind == SS_REF_GRADIENT) cost.bytes += 4.0 * (double)ss_shape_count(&i->call.in_shape[k]);
     }
     long long offset = i->out[0].kind == SS_REF_BUFFER ? (long long)p->buffer[i->out[0].index].offset : -1;
     for (int k = 0; i->backward && !i->sum && k < i->call.n_in; k++)
@@ -565,7 +561,8 @@ static PyObject *plan_explain(PyObject *self, PyObject *unused) {
         if (append(buckets, Py_BuildValue("{s:L,s:L,s:i}", "begin", (long long)s->bucket[b].begin, "end", (long long)s->bucket[b].end, "ready",
                                           s->bucket[b].ready)))
             goto done;
-    answer = Py_BuildValue("{s:O,s:O,s:O,s:i,s:i,s:i,s:i,s:i,s:i,s:L,s:s,s:s,s:s}", "instructions", instructions, "buckets", buckets, "memory", memory,
+    answer = Py_BuildValue("{s:d,s:K,s:O,s:O,s:O,s:i,s:i,s:i,s:i,s:i,s:i,s:L,s:s,s:s,s:s}", "finish_seconds", s->finish_seconds, "finishes", (unsigned long long)s->finishes,
+                           "instructions", instructions, "buckets", buckets, "memory", memory,
                            "lanes", w->lanes, "ranks", w->ranks, "threads", s->model->threads, "lanes_at_once", w->lanes_at_once, "sweeps", w->sweeps,
                            "segments", s->program->segments, "batch", (long long)w->most_batch, "isa", ss_isa_name(s->model->isa), "backend",
                            s->model->backend == SS_BACKEND_OPENBLAS ? "openblas" : "native", "exchange",

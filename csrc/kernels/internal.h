@@ -27,6 +27,8 @@ float SS_FN(dot)(int64_t n, const float *x, const float *y);
 void SS_FN(scale)(int64_t n, float *x, float factor);
 void SS_FN(clamp)(int64_t n, float *x, float most);
 void SS_FN(blend)(int64_t n, float *to, const float *from, float weight);
+double SS_FN(peak_burst)(int64_t rounds);
+float SS_FN(read_burst)(int64_t n, const float *x);
 void SS_FN(eigh)(int64_t n, double *a, double *values, double *vectors, double *work);
 
 #endif

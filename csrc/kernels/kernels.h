@@ -105,6 +105,10 @@ typedef struct ss_kernels {
 
     /* Eigenvalues, ascending, and eigenvectors (rows) of the symmetric n x n matrix a, which is destroyed. work: 3 n. One thread. NaN throughout when a is not finite. */
     void (*eigh)(int64_t n, double *a, double *values, double *vectors, double *work);
+
+    /* What bounds the others (kernels/measure.h): multiply-adds in registers, returns how many operations; reading n floats. */
+    double (*peak_burst)(int64_t rounds);
+    float (*read_burst)(int64_t n, const float *x);
 } ss_kernels;
 
 /* NULL when this CPU cannot run it. */

@@ -28,6 +28,8 @@ const ss_kernels SS_FN(ss_kernels) = {
     .clamp = SS_FN(clamp),
     .blend = SS_FN(blend),
     .eigh = SS_FN(eigh),
+    .peak_burst = SS_FN(peak_burst),
+    .read_burst = SS_FN(read_burst),
 };
 
 /* This file is compiled once a variant; the choice belongs to the scalar one alone, which every build has. */

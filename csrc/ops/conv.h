@@ -114,7 +114,7 @@ static inline int64_t conv_floats(const ss_call *c, const ss_conv2d *p, ss_conv2
 
 static inline void conv_cost(const ss_call *c, const ss_conv2d *p, bool backward, ss_cost *cost) {
     double y = (double)(p->out_depth * p->out_height * p->out_width * p->out_channels), products = y * (double)(p->kernel_d * p->kernel_h * p->kernel_w * (p->channels / p->groups));
-    cost->flops = products * (backward ? 6 : 2);
+    cost->flops = products * 2 * (backward ? 1 + ss_wanted(c, CONV_X) + ss_wanted(c, CONV_WEIGHT) : 1);
     cost->bytes = ((double)ss_shape_count(&c->out_shape[0]) + (double)ss_shape_count(&c->in_shape[CONV_X])) * sizeof(float) * (backward ? 3 : 1);
 }
 

@@ -95,7 +95,7 @@ typedef struct ss_host {
 } ss_host;
 
 typedef struct ss_cost {
-    double flops, bytes; /* of one sample: forward, or forward and backward together when backward is set */
+    double flops, bytes; /* of one sample: forward, or forward and backward together when backward is set (ss_wanted says which gradients) */
 } ss_cost;
 
 /* A case of the generic operator test. inputs: words "ROLE:shape" in order, for example "B:3,8,8 P:4,3,3,3 P:4":
@@ -163,6 +163,13 @@ const ss_op *ss_op_at(ss_isa isa, int index);
 const ss_op *ss_op_f64(int index);
 /* Index of a name, or -1. */
 int ss_op_find(const char *name);
+
+/* For `cost`: 1 where the gradient of input i is computed. A call without any grad_in means all of them. */
+static inline int ss_wanted(const ss_call *c, int i) {
+    for (int k = 0; k < c->n_in; k++)
+        if (c->grad_in[k]) return c->grad_in[i] != NULL;
+    return 1;
+}
 
 static inline double ss_loss_weight(const ss_call *c) { return c->loss_weight == 0 ? 1 : c->loss_weight; }
 static inline int64_t ss_attr_i(const double *attr, int index) { return (int64_t)attr[index]; }

@@ -163,7 +163,7 @@ static void backward_ref(const ss_call *c) {
 static void cost(const ss_call *c, bool backward, ss_cost *cost) {
     linear_size s = size_of(c);
     double products = (double)s.positions * (double)s.in * (double)s.out, moved = (double)s.positions * (double)(s.in + s.out);
-    cost->flops = products * (backward ? 6 : 2);
+    cost->flops = products * 2 * (backward ? 1 + ss_wanted(c, X) + ss_wanted(c, WEIGHT) : 1);
     cost->bytes = moved * sizeof(float) * (backward ? 3 : 1);
 }
 

@@ -243,7 +243,7 @@ static void backward_ref(const ss_call *c) {
 static void cost(const ss_call *c, bool both, ss_cost *out) {
     matmul_size s = size_of(c);
     double products = (double)s.matrices * (double)s.m * (double)s.n * (double)s.k;
-    out->flops = products * (both ? 6 : 2);
+    out->flops = products * 2 * (both ? 1 + ss_wanted(c, 0) + ss_wanted(c, 1) : 1);
     out->bytes = (double)s.matrices * (double)(s.m * s.k + s.m * s.n + (s.shared ? 0 : s.k * s.n)) * 4 * (both ? 3 : 1);
 }
 

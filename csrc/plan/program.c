@@ -310,6 +310,18 @@ static void write_backward(builder *b, int index) {
         if (made[k].kind == SS_REF_BUFFER) contribute(b, node->in[k], made[k], node);
 }
 
+ss_cost ss_instruction_cost(const ss_instruction *i) {
+    ss_cost cost = {0}, forward = {0};
+    if (i->sum || i->stage == SS_STAGE_STAT || !i->op->cost) return cost;
+    ss_call c = i->call;
+    static float wanted;
+    for (int k = 0; k < c.n_in; k++) c.grad_in[k] = i->grad_in[k].kind == SS_REF_NONE ? NULL : &wanted;
+    i->op->cost(&c, i->backward, &cost);
+    if (!i->backward) return cost;
+    i->op->cost(&c, false, &forward); /* `cost` of the backward pass includes the forward one */
+    return (ss_cost){cost.flops - forward.flops, cost.bytes - forward.bytes};
+}
+
 /* Rough seconds of one sweep of an instruction on one thread: enough to tell a microsecond from ten. */
 static double seconds_of(const ss_instruction *i) {
     ss_cost cost = {0};
@@ -320,13 +332,7 @@ static double seconds_of(const ss_instruction *i) {
         cost.flops = 20.0 * (double)in; /* a loss takes exponentials */
         cost.bytes = 8.0 * (double)in;
     } else {
-        i->op->cost(&i->call, i->backward, &cost);
-        if (i->backward) { /* `cost` of the backward pass includes the forward one */
-            ss_cost forward = {0};
-            i->op->cost(&i->call, false, &forward);
-            cost.flops -= forward.flops;
-            cost.bytes -= forward.bytes;
-        }
+        cost = ss_instruction_cost(i);
     }
     return (double)i->call.rows * (cost.flops / FLOPS_PER_SECOND + cost.bytes / BYTES_PER_SECOND);
 }

@@ -91,6 +91,8 @@ typedef struct ss_program_options {
 
 ss_status ss_program_build(const ss_graph *g, const ss_program_options *o, const ss_schedule *s, ss_program **out, ss_error *err);
 void ss_program_free(ss_program *p);
+/* Operations and bytes of an instruction for one sample; 0 for sums and statistics. A backward instruction counts the gradients that it computes. */
+ss_cost ss_instruction_cost(const ss_instruction *i);
 
 /* plan/memory.c: gives every buffer its offset; buffers with disjoint lifetimes share space. */
 ss_status ss_memory_plan(ss_program *p, const ss_schedule *s, ss_error *err);

@@ -90,7 +90,8 @@ typedef struct ss_session {
     bool profiling;
     double *seconds;
     uint64_t *calls;
-    double exchange_seconds;
+    double finish_seconds; /* waiting for gradients, folding them, the optimizer, gathering parameters */
+    uint64_t finishes;
 } ss_session;
 
 ss_status ss_session_create(ss_model *m, const ss_graph *g, const ss_options *o, ss_session **out, ss_error *err);

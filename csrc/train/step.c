@@ -713,7 +713,13 @@ static void walk_program(void *argument, int thread, int threads) {
         first = last;
     }
     if (p->hosted) LEAD(&w, agree_on_host(s, &s->error));
-    if (p->training) finish_gradients(&w);
+    if (!p->training) return;
+    double started = s->profiling && thread == 0 ? now() : 0;
+    finish_gradients(&w);
+    if (s->profiling && thread == 0) {
+        s->finish_seconds += now() - started;
+        s->finishes++;
+    }
 }
 
 /* Sums and denominators of losses and metrics, a pair for each element of each. */

@@ -36,6 +36,10 @@ def permutation(count: int, seed: int, epoch: int, /) -> npt.NDArray[np.int64]:
 
 def default_lanes(batch: int, /) -> int: ...
 def cpu_count() -> int: ...
+def peak(isa: str, threads: int, seconds: float, /) -> tuple[float, float]:
+    """Measures this machine: GFLOP/s of fused multiply-adds in registers and GB/s read from memory, all threads
+    together. isa: "scalar", "avx2", "avx512", or "" for the best."""
+
 def alloc_count() -> int:
     """Allocations the core has made so far (for tests)."""
 

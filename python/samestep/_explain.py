@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
+from . import _core
 from ._summary import html_table, table
+
+PEAK_SECONDS = 0.1  # spent on measuring the machine, once a process
 
 
 def _count(value: float, unit: str = "") -> str:
@@ -15,8 +19,18 @@ def _count(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}".strip()
 
 
+@lru_cache
+def measured_peak(isa: str, threads: int) -> tuple[float, float]:
+    """GFLOP/s of fused multiply-adds in registers and GB/s read from memory, measured once a process."""
+    return _core.peak(isa, threads, PEAK_SECONDS)
+
+
 class Explanation:
-    """The instructions of a plan as a table: `print` shows it, Jupyter too, and `data` holds the numbers."""
+    """The instructions of a plan as a table: `print` shows it, Jupyter too, and `data` holds the numbers.
+
+    With analyze=True each instruction has its time, its rate in GFLOP/s and the share of the machine's peak that this
+    is; `plot()` draws a roofline.
+    """
 
     def __init__(
         self, data: Mapping[str, Any], plan_bytes: Mapping[str, int], model_bytes: Mapping[str, int], analyze: bool
@@ -25,12 +39,35 @@ class Explanation:
         self.analyze = analyze
         self.bytes = {"model": dict(model_bytes), "plan": dict(plan_bytes)}
 
+    @property
+    def peak(self) -> tuple[float, float]:
+        """What this machine reaches on the plan's threads: GFLOP/s of fused multiply-adds in registers, GB/s read from
+        memory. Measured at the first use."""
+        return measured_peak(self.data["isa"], self.data["threads"])
+
+    def rates(self) -> list[dict[str, Any]]:
+        """Of each measured instruction: "index", "seconds" of one call, "gflops" a second, "share" of the peak,
+        "intensity" in operations a byte (None where an operator does not count its operations)."""
+        found = []
+        for item in self.data["instructions"]:
+            if not item.get("calls") or item["seconds"] <= 0:
+                continue
+            seconds = item["seconds"] / item["calls"]
+            rate = item["flops"] / seconds / 1e9
+            intensity = item["flops"] / item["bytes"] if item["flops"] and item["bytes"] else None
+            share = rate / self.peak[0] if item["flops"] else None
+            found.append(
+                {"index": item["index"], "seconds": seconds, "gflops": rate, "share": share, "intensity": intensity}
+            )
+        return found
+
     def _table(self) -> tuple[list[str], list[list[str]], set[int]]:
         head = ["", "pass", "op", "layer", "shape", "kernel", "threads", "flops", "bytes", "offset", "bucket"]
         right = {0, 6, 7, 8, 9, 10}
         if self.analyze:
-            head += ["ms", "GFLOP/s"]
-            right |= {11, 12}
+            head += ["ms", "GFLOP/s", "of peak"]
+            right |= {11, 12, 13}
+        rates = {item["index"]: item for item in self.rates()} if self.analyze else {}
         rows = []
         for item in self.data["instructions"]:
             row = [
@@ -46,10 +83,16 @@ class Explanation:
                 _place(item["offset"]),
                 _place(item["bucket"]),
             ]
-            if self.analyze:
-                calls = item.get("calls") or 0
-                each = item.get("seconds", 0.0) / calls if calls else 0.0
-                row += [f"{1e3 * each:.4f}" if calls else "-", f"{item['flops'] / each / 1e9:.1f}" if each > 0 else "-"]
+            if self.analyze and item["index"] not in rates:
+                row += ["-", "-", "-"]
+            elif self.analyze:
+                rate = rates[item["index"]]
+                counted = rate["share"] is not None
+                row += [
+                    f"{1e3 * rate['seconds']:.4f}",
+                    f"{rate['gflops']:.1f}" if counted else "-",
+                    f"{100 * rate['share']:.1f}%" if counted else "-",
+                ]
             rows.append(row)
         return head, rows, right
 
@@ -63,8 +106,65 @@ class Explanation:
             f"{kind} {name} {_count(size, 'B')}" for kind, sizes in self.bytes.items() for name, size in sizes.items()
         ]
         lines = ["; ".join(parts), "memory: " + "; ".join(memory)]
-        note = self.data.get("note")
-        return "\n".join([*lines, note] if note else lines)
+        if self.analyze:
+            lines.append(self._measured())
+        return "\n".join(lines)
+
+    def _measured(self) -> str:
+        instructions = self.data["instructions"]
+        steps = max((item["calls"] for item in instructions), default=0) // max(1, self.data["sweeps"])
+        if not steps:
+            return "nothing measured yet: take some steps and ask again"
+        spent = sum(item["seconds"] for item in instructions) / steps
+        work = sum(item["flops"] * item["calls"] for item in instructions) / steps
+        finish = self.data["finish_seconds"] / max(1, self.data["finishes"])
+        flops, memory = self.peak
+        return (
+            f"{steps} steps measured: operators {1e3 * spent:.3f} ms a step ({work / spent / 1e9:.1f} GFLOP/s, "
+            f"{100 * work / spent / 1e9 / flops:.1f}% of the peak); exchange and optimizer {1e3 * finish:.3f} ms; "
+            f"peak of {self.data['threads']} threads: {flops:.0f} GFLOP/s, {memory:.0f} GB/s read from memory"
+        )
+
+    def plot(self, file: Any = None) -> Any:
+        """A roofline: the rate of each measured instruction over its operations a byte, under the bounds of memory and of
+        arithmetic, as a matplotlib figure; `file` (a path) also saves it. Needs matplotlib and analyze=True.
+
+        Williams, Waterman, Patterson, "Roofline: an insightful visual performance model" (2009). Bytes are those of
+        activations, parameters and gradients, each counted once: caches may let points stand above the slope.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ImportError("Explanation.plot needs matplotlib: pip install matplotlib") from None
+        points = [item for item in self.rates() if item["intensity"]] if self.analyze else []
+        if not points:
+            raise RuntimeError("nothing measured: call explain(analyze=True), take some steps, and call it again")
+        flops, memory = self.peak
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        low = min(0.05, *(item["intensity"] for item in points))
+        high = max(100.0, *(item["intensity"] for item in points)) * 2
+        axes.plot([low, flops / memory, high], [low * memory, flops, flops], color="0.3", label="peak of this machine")
+        kinds: dict[str, list[dict[str, Any]]] = {}
+        for item in points:
+            entry = self.data["instructions"][item["index"]]
+            kinds.setdefault(f"{entry['op']}, {entry['pass']}", []).append(item)
+        most = max(item["seconds"] for item in points)
+        for place, (name, items) in enumerate(kinds.items()):
+            axes.scatter(
+                [item["intensity"] for item in items],
+                [item["gflops"] for item in items],
+                [20 + 180 * item["seconds"] / most for item in items],
+                label=name,
+                alpha=0.7,
+                color=f"C{place % 10}",
+                marker="os^Dv"[place // 10 % 5],
+            )
+        axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP/s", title="Area: time of a call")
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        if file is not None:
+            figure.savefig(file)
+        return figure
 
     def __str__(self) -> str:
         head, rows, right = self._table()
