@@ -3,42 +3,28 @@ fast anything is."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import ROOT, run_job
-
-HERE = ROOT / "benchmarks"
-pytestmark = [
-    pytest.mark.skipif(not (HERE / "run.py").exists(), reason="needs the source folder"),
-    pytest.mark.skipif(shutil.which("gcc") is None, reason="the peak is measured by a C program"),
-]
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """module(name): a file of benchmarks/, which is no package."""
-    monkeypatch.syspath_prepend(str(HERE))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(HERE)):
-            del sys.modules[name]
+from samestep.__main__ import main
+from samestep.bench import contestants as who
+from samestep.bench import history, report
+from samestep.bench.peers.workloads import WORKLOADS
 
 
 def run(*args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-    return run_job([sys.executable, str(HERE / "run.py"), *args], os.environ, timeout)
+    return run_job([sys.executable, "-m", "samestep", "bench", *args], os.environ, timeout)
 
 
 def contestants(*peers: str) -> list[str]:
@@ -51,6 +37,7 @@ def check_entry(entry: dict[str, Any], rounds: int, bursts: int) -> None:
     for when in ("peak_before", "peak_after"):
         assert entry[when]["isa"] in ("scalar", "avx2", "avx512")
         assert all(value > 0 for value in entry[when]["gflops"].values()) and len(entry[when]["load_average"]) == 3
+        assert all(value > 0 for value in entry[when]["gbytes"].values())
     assert {"step_us", "run_us", "operators_us"} == set(entry["overhead"])
     for name, item in entry["contestants"].items():
         assert item["error"] is None, (name, item["error"])
@@ -75,7 +62,7 @@ def test_quick_run_on_logreg(tmp_path: Path) -> None:
     done = run(*args)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "f.json").read_text())
-    assert result["format"] == 1 and "--quick" in result["command"] and result["finished"] >= result["started"]
+    assert result["format"] == 2 and "--quick" in result["command"] and result["finished"] >= result["started"]
     assert {"cpu", "processors", "governor", "load_average", "memory_gib", "system", "python"} <= set(result["machine"])
     assert "samestep" in result["versions"]
     (section,) = result["sections"]
@@ -110,16 +97,16 @@ def test_two_ranks(tmp_path: Path) -> None:
 
 
 def test_a_contestant_that_fails_is_reported_and_the_others_go_on(
-    module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("import child\ndef build(setting):\n    raise RuntimeError('no such luck')\nchild.serve(build)\n")
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
-    runner, who = module("run"), module("contestants")
+    monkeypatch.setenv("PYTHONPATH", str(who.SCRIPTS))
     for name, script in (("broken", str(broken)), ("silent", str(tmp_path / "missing.py"))):
         monkeypatch.setitem(who.CONTESTANTS, name, who.Contestant(name, "numpy", script))
     out = tmp_path / "f.json"
     args = [
+        "bench",
         "--quick",
         "--processors",
         "1",
@@ -132,15 +119,14 @@ def test_a_contestant_that_fails_is_reported_and_the_others_go_on(
         "--json",
         str(out),
     ]
-    assert runner.main(args) == 0
+    assert main(args) == 0
     entry = json.loads(out.read_text())["sections"][0]["workloads"][0]
     assert entry["contestants"]["broken"]["error"] == "RuntimeError: no such luck"
     assert "missing.py" in entry["contestants"]["silent"]["error"]
     assert entry["contestants"]["samestep"]["error"] is None and entry["best_peer"] is None
 
 
-def test_missing_libraries_are_left_out(module: Any) -> None:
-    who = module("contestants")
+def test_missing_libraries_are_left_out() -> None:
     assert who.installed(sys.executable, ["numpy", "no_such_library"]) == ["numpy"]
 
 
@@ -157,12 +143,11 @@ def test_missing_libraries_are_left_out(module: Any) -> None:
         ("lstm", 10.6),
     ],
 )
-def test_operations_of_a_step(module: Any, name: str, gflop: float) -> None:
-    assert module("workloads").WORKLOADS[name].gflop == pytest.approx(gflop, rel=0.01)
+def test_operations_of_a_step(name: str, gflop: float) -> None:
+    assert WORKLOADS[name].gflop == pytest.approx(gflop, rel=0.01)
 
 
-def test_figures(module: Any) -> None:
-    report = module("report")
+def test_figures() -> None:
     entry = {
         "gflop": 0.5,
         "peak_before": {"gflops": {"1": 60.0, "2": 100.0}},
@@ -190,19 +175,137 @@ def test_figures(module: Any) -> None:
     ]
 
 
-def test_the_peak_is_measured_in_registers(tmp_path: Path) -> None:
+@pytest.mark.skipif(not (ROOT / "csrc").is_dir(), reason="needs the source folder")
+@pytest.mark.parametrize(
+    ("isa", "flags"),
+    [("avx512", ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]), ("avx2", ["-mavx2", "-mfma"])],
+)
+def test_the_peak_is_measured_in_registers(tmp_path: Path, isa: str, flags: list[str]) -> None:
     """Chains that live in memory would halve the peak, and flatter every fraction of it."""
     assembly = tmp_path / "peak.s"
-    subprocess.run(["gcc", "-O2", "-S", str(HERE / "peak.c"), "-o", str(assembly)], check=True)
-    for function in ("burst_avx512", "burst_avx2"):
-        body = assembly.read_text().partition(f"\n{function}:")[2].partition(".cfi_endproc")[0]
-        products = [line for line in body.splitlines() if "vfmadd" in line]
-        assert len(products) == 12, function
-        assert not [line for line in products if "(" in line], function
+    source = ROOT / "csrc" / "kernels" / "peak.c"
+    command = ["gcc", "-std=gnu11", "-O3", "-ffp-contract=off", *flags, f"-DSS_VARIANT={isa}", "-I", str(ROOT / "csrc")]
+    subprocess.run([*command, "-S", str(source), "-o", str(assembly)], check=True)
+    body = assembly.read_text().partition(f"\npeak_burst_{isa}:")[2].partition(".cfi_endproc")[0]
+    products = [line for line in body.splitlines() if "vfmadd" in line]
+    assert len(products) == 12
+    assert not [line for line in products if "(" in line]
+
+
+def result_of(best: float, started: str = "2026-01-01T00:00:00+00:00", **machine: Any) -> dict[str, Any]:
+    """What a run of one workload leaves."""
+    entry = {
+        "name": "logreg",
+        "gflop": 0.001,
+        "peak_gflops": 100.0,
+        "ratio": 2.0,
+        "contestants": {
+            "samestep": {"best_ms": best, "rounds_ms": [[best]], "error": None},
+            "torch": {"best_ms": 2 * best, "rounds_ms": [[2 * best]], "error": None},
+            "jax": {"rounds_ms": [], "error": "no such luck"},
+        },
+    }
+    section = {
+        "ranks": 1,
+        "threads": 2,
+        "processors": 2,
+        "contestants": ["samestep", "torch", "jax"],
+        "workloads": [entry],
+    }
+    return {
+        "format": 2,
+        "started": started,
+        "commit": "abc",
+        "settings": {"precision": "fp32"},
+        "machine": {"cpu": "one", **machine},
+        "versions": {},
+        "sections": [section],
+    }
+
+
+def test_records(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "records"
+    path, lines = history.record(result_of(1.0), folder)
+    assert path.parent == folder and lines == []
+    kept = json.loads(path.read_text())
+    assert kept["commit"] == "abc" and kept["sections"][0]["workloads"][0]["contestants"]["samestep"] == {
+        "best_ms": 1.0,
+        "error": None,
+    }
+    same, lines = history.record(result_of(2.0), folder)  # of the same second
+    assert same != path and len(lines) == 1 and "2.000 of the time of 2026" in lines[0]
+    assert history.record(result_of(1.0, cpu="another"), folder)[1] == []
+    (folder / "broken.json").write_text("{")
+    _, lines = history.record(result_of(3.0, "2026-02-01T00:00:00+00:00"), folder)
+    assert "1.500 of the time" in lines[0], "the last record counts"
+    assert len(history.load(folder)) == 4
+
+
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figure = report.plot(result_of(1.0), tmp_path / "f.png")
+    (axes,) = figure.axes
+    assert [bar.get_height() for bar in axes.patches] == [2.0] and (tmp_path / "f.png").stat().st_size > 5000
+
+
+INSTRUCTIONS = ROOT / "benchmarks" / "instructions.py"
+
+
+@pytest.mark.slow
+def test_no_more_instructions_than_recorded() -> None:
+    """A workload of the guard against regressions that times would hide; the others: python benchmarks/instructions.py."""
+    if not INSTRUCTIONS.exists() or shutil.which("valgrind") is None or shutil.which("gcc") is None:
+        pytest.skip("needs the source folder, valgrind and gcc")
+    known = json.loads((INSTRUCTIONS.parent / "results" / "instructions.json").read_text())
+    version = subprocess.run(["gcc", "-dumpfullversion"], capture_output=True, text=True).stdout.strip()
+    if known["compiler"] != version:
+        pytest.skip(f"recorded with gcc {known['compiler']}; this is {version}")
+    assert {"logreg", "mlp", "cnn", "residual", "text"} <= set(known)
+    done = run_job([sys.executable, str(INSTRUCTIONS), "--workloads", "residual"], os.environ, 300.0)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.mpi
+def test_ctrl_c_shows_what_was_measured(tmp_path: Path) -> None:
+    out = tmp_path / "f.json"
+    args = [
+        "--quick",
+        "--processors",
+        "1",
+        "--workloads",
+        "logreg",
+        "mlp",
+        "--contestants",
+        "samestep",
+        "--rounds",
+        "100000",
+    ]
+    command = [sys.executable, "-m", "samestep", "bench", *args, "--json", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        assert job.stderr is not None
+        try:
+            for line in job.stderr:
+                if "round 3 of" in line:
+                    break
+            job.send_signal(signal.SIGINT)
+            text, _ = job.communicate(timeout=60)
+        finally:
+            job.kill()
+    assert job.returncode == 130 and "Machine:" in text
 
 
 @pytest.mark.parametrize(
-    "args", [["--ranks", "3"], ["--workloads", "nothing"], ["--rounds", "-1"], ["--interpreter", "nobody=python"]]
+    "args",
+    [
+        ["--ranks", "3"],
+        ["--workloads", "nothing"],
+        ["--rounds", "-1"],
+        ["--interpreter", "nobody=python"],
+        ["--json", "/no/such/folder/f.json"],
+        ["--plot", "figures.nothing"],
+        ["--record", __file__],
+        ["--processors", "100000"],
+    ],
 )
 def test_wrong_arguments(args: list[str]) -> None:
     done = run(*args)

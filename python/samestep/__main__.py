@@ -1,4 +1,4 @@
-"""The command line: samestep run | doctor | demo | diff."""
+"""The command line: samestep run | doctor | demo | diff | bench."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ COMMANDS = {
     "run": ("._launch", "start ranks: samestep run -n 4 train.py"),
     "doctor": ("._doctor", "look at this installation and machine, and say what to mend"),
     "demo": ("._demo", "train on handwritten digits and show that ranks and threads change no bit"),
+    "bench": (".bench.command", "time training steps beside the libraries that are installed"),
     "diff": ("._diff", "name the first difference between two traces"),
 }
 

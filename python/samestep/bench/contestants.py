@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workloads import Workload
+from .peers.workloads import Workload
 
-HERE = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parent / "peers"
 Process = tuple[list[str], dict[str, str]]  # a command line, and what is added to its environment
 
 
@@ -46,10 +46,6 @@ def _sgd_perceptron(workload: Workload) -> bool:
     return len(workload.widths) > 2 and workload.optimizer == "sgd"
 
 
-def _no_text(workload: Workload) -> bool:
-    return not workload.text
-
-
 CONTESTANTS = {
     item.name: item
     for item in (
@@ -66,8 +62,8 @@ CONTESTANTS = {
             bf16=True,
         ),
         Contestant("torch-compile", "torch", "peer_torch.py", "compile", quick=False, bf16=True),
-        Contestant("jax", "optax", "peer_jax.py", fits=_no_text),
-        Contestant("tensorflow", "tensorflow", "peer_tensorflow.py", most_ranks=64, fits=_no_text),
+        Contestant("jax", "optax", "peer_jax.py"),
+        Contestant("tensorflow", "tensorflow", "peer_tensorflow.py", most_ranks=64),
         Contestant("sklearn", "sklearn", "peer_sklearn.py", fits=_sgd_perceptron),
     )
 }
@@ -81,7 +77,7 @@ def installed(python: str, libraries: list[str]) -> list[str]:
             [python, "-c", code, *libraries], capture_output=True, text=True, check=True
         ).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
-        raise SystemExit(f"run.py: {python} does not work: {error}") from None
+        raise SystemExit(f"samestep bench: {python} does not work: {error}") from None
 
 
 def _free_port() -> int:
@@ -94,7 +90,7 @@ def commands(
     contestant: Contestant, python: str, workload: Workload, ranks: int, threads: int, extra: list[str]
 ) -> list[Process]:
     """The processes to start: one a rank, or the launcher of all."""
-    script = [str(HERE / contestant.script), "--workload", workload.name, "--threads", str(threads), *extra]
+    script = [str(SCRIPTS / contestant.script), "--workload", workload.name, "--threads", str(threads), *extra]
     if contestant.variant:
         script += ["--variant", contestant.variant]
     many = {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS", "MKL")}

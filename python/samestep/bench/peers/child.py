@@ -1,4 +1,4 @@
-"""A contestant's side of the conversation with run.py.
+"""A contestant's side of the conversation with `samestep bench`.
 
 A contestant's script calls `serve(build)`. It connects to the runner's socket, builds its network, takes three steps to
 warm up, and then does what it is told, one line of JSON each way:
@@ -49,7 +49,7 @@ def peak_memory() -> float:
 def serve(build: Callable[[Setting], tuple[str, Steps, dict[str, Callable[[], Any]]]], rank: int = 0) -> None:
     """Builds and obeys. `build(setting)` returns the library's version, the function that takes steps, and extra
     measurements by name."""
-    parser = argparse.ArgumentParser(description="A contestant of benchmarks/run.py, which starts it.")
+    parser = argparse.ArgumentParser(description="A contestant of samestep bench, which starts it.")
     parser.add_argument("--workload", choices=WORKLOADS, required=True)
     parser.add_argument("--variant", default="")
     parser.add_argument("--threads", type=int, required=True)

@@ -11,7 +11,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import child
 import tensorflow as tf
-from workloads import ADAM, CLASSES, RESNET_BLOCKS, SGD, Workload, data, share
+from workloads import ADAM, ADAMW, CLASSES, RESNET_BLOCKS, SGD, VOCABULARY, Workload, data, share
 
 layers = tf.keras.layers
 
@@ -32,12 +32,48 @@ def block(x: Any, inputs: int, outputs: int, stride: int) -> Any:
     return layers.ReLU()(layers.add([h, x]))
 
 
+class Tokens(layers.Layer):
+    """Tables of tokens and of their places."""
+
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        self.tokens, self.places = layers.Embedding(VOCABULARY, width), layers.Embedding(length, width)
+        self.length = length
+
+    def call(self, x: Any) -> Any:
+        return self.tokens(x) + self.places(tf.range(self.length))
+
+
+def gelu(x: Any) -> Any:
+    return tf.nn.gelu(x, approximate=True)
+
+
+def text_network(workload: Workload) -> Any:
+    (length,) = workload.sample_shape
+    entry = tf.keras.Input((length,), dtype="int32")
+    count, width, heads = workload.blocks
+    if not count:
+        x = layers.Embedding(VOCABULARY, 64)(entry)
+        for _ in range(2):
+            x = layers.LSTM(256, return_sequences=True)(x)
+        return tf.keras.Model(entry, layers.Dense(VOCABULARY)(x))
+    x = Tokens(length, width)(entry)
+    for _ in range(count):
+        h = layers.LayerNormalization(epsilon=1e-5)(x)
+        x = layers.add([x, layers.MultiHeadAttention(heads, width // heads)(h, h, use_causal_mask=True)])
+        h = layers.Dense(4 * width, gelu)(layers.LayerNormalization(epsilon=1e-5)(x))
+        x = layers.add([x, layers.Dense(width)(h)])
+    return tf.keras.Model(entry, layers.Dense(VOCABULARY, use_bias=False)(layers.LayerNormalization(epsilon=1e-5)(x)))
+
+
 def network(workload: Workload) -> Any:
     if workload.widths:
         first, *hidden, last = workload.widths
         return tf.keras.Sequential(
             [tf.keras.Input((first,)), *(layers.Dense(width, "relu") for width in hidden), layers.Dense(last)]
         )
+    if workload.text:
+        return text_network(workload)
     channels, height, width = workload.sample_shape
     x = entry = tf.keras.Input((height, width, channels))
     if workload.name == "cnn":
@@ -64,14 +100,21 @@ def build(setting: child.Setting) -> Any:
     with strategy.scope():
         net = network(workload)
         kinds = tf.keras.optimizers
-        optimizer = kinds.SGD(SGD["lr"], SGD["momentum"]) if workload.optimizer == "sgd" else kinds.Adam(ADAM["lr"])
+        made: dict[str, Any] = {
+            "sgd": lambda: kinds.SGD(SGD["lr"], SGD["momentum"]),
+            "adam": lambda: kinds.Adam(ADAM["lr"]),
+            "adamw": lambda: kinds.AdamW(ADAMW["lr"], weight_decay=ADAMW["weight_decay"]),
+        }
+        optimizer = made[workload.optimizer]()
         optimizer.build(net.trainable_variables)
     cross_entropy = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
     x, y = (tf.constant(array) for array in share(*data(workload, channels_last=True), rank, ranks))
 
+    targets = workload.batch * (workload.sample_shape[0] if workload.text else 1)
+
     def replica() -> Any:
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(cross_entropy(y, net(x, training=True))) / workload.batch
+            loss = tf.reduce_sum(cross_entropy(y, net(x, training=True))) / targets
         gradients = tape.gradient(loss, net.trainable_variables)
         optimizer.apply_gradients(zip(gradients, net.trainable_variables, strict=True))
         return loss

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from workloads import ADAM, RESNET_BLOCKS, SGD, Workload, data
+from workloads import ADAM, ADAMW, RESNET_BLOCKS, SGD, VOCABULARY, Workload, data
 
 _random = np.random.default_rng(0)
 
@@ -107,13 +107,87 @@ def resnet() -> Any:
     return {"conv": weights(3, 3, 3, 16), "norm": norm(16), "blocks": blocks, "out": dense(64, 10)}, kept, forward
 
 
+def table(rows: int, width: int) -> Any:
+    return jnp.asarray(0.02 * _random.standard_normal((rows, width), dtype=np.float32))
+
+
+def layer_norm(p: Any, x: Any) -> Any:
+    mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) * lax.rsqrt(var + 1e-5) * p["gamma"] + p["beta"]
+
+
+def gpt(length: int, layers: int, width: int, heads: int) -> Any:
+    def attention(p: Any, x: Any) -> Any:
+        q, k, v = (
+            part.reshape(*x.shape[:2], heads, width // heads) for part in jnp.split(apply_dense(p["qkv"], x), 3, -1)
+        )
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        return apply_dense(p["out"], y.reshape(x.shape))
+
+    def forward(p: Any, kept: Any, x: Any, key: Any) -> Any:
+        h = p["tokens"][x] + p["places"]
+        for layer in p["blocks"]:
+            h = h + attention(layer, layer_norm(layer["n1"], h))
+            feed = jax.nn.gelu(apply_dense(layer["up"], layer_norm(layer["n2"], h)), approximate=True)
+            h = h + apply_dense(layer["down"], feed)
+        return layer_norm(p["norm"], h) @ p["head"], kept
+
+    blocks = [
+        {
+            "qkv": dense(width, 3 * width),
+            "out": dense(width, width),
+            "n1": norm(width),
+            "n2": norm(width),
+            "up": dense(width, 4 * width),
+            "down": dense(4 * width, width),
+        }
+        for _ in range(layers)
+    ]
+    p = {"tokens": table(VOCABULARY, width), "places": table(length, width), "blocks": blocks, "norm": norm(width)}
+    return {**p, "head": weights(width, VOCABULARY)}, (), forward
+
+
+def lstm() -> Any:
+    def layer(p: Any, x: Any) -> Any:
+        def step(state: Any, gates: Any) -> Any:
+            h, c = state
+            i, f, g, o = jnp.split(gates + h @ p["hidden"], 4, -1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (h, c), h
+
+        start = jnp.zeros((x.shape[0], p["hidden"].shape[0]))
+        inputs = apply_dense(p["input"], x)  # of all steps at once
+        return lax.scan(step, (start, start), inputs.swapaxes(0, 1))[1].swapaxes(0, 1)
+
+    def forward(p: Any, kept: Any, x: Any, key: Any) -> Any:
+        h = p["tokens"][x]
+        for part in p["layers"]:
+            h = layer(part, h)
+        return apply_dense(p["out"], h), kept
+
+    layers = [{"input": dense(inputs, 1024), "hidden": weights(256, 1024)} for inputs in (64, 256)]
+    return {"tokens": table(VOCABULARY, 64), "layers": layers, "out": dense(256, VOCABULARY)}, (), forward
+
+
+def network(workload: Workload) -> Any:
+    if workload.widths:
+        return perceptron(workload)
+    if workload.text:
+        return gpt(*workload.sample_shape, *workload.blocks) if workload.blocks[0] else lstm()
+    return cnn() if workload.name == "cnn" else resnet()
+
+
 def build(setting: child.Setting) -> Any:
     workload = setting.workload
-    parameters, kept, forward = (
-        perceptron(workload) if workload.widths else cnn() if workload.name == "cnn" else resnet()
-    )
+    parameters, kept, forward = network(workload)
     x, y = (jnp.asarray(array) for array in data(workload, channels_last=True))
-    optimizer = optax.sgd(SGD["lr"], SGD["momentum"]) if workload.optimizer == "sgd" else optax.adam(ADAM["lr"])
+    kinds: dict[str, Any] = {
+        "sgd": lambda: optax.sgd(SGD["lr"], SGD["momentum"]),
+        "adam": lambda: optax.adam(ADAM["lr"]),
+        "adamw": lambda: optax.adamw(ADAMW["lr"], weight_decay=ADAMW["weight_decay"]),
+    }
+    optimizer = kinds[workload.optimizer]()
 
     def loss_of(parameters: Any, kept: Any, x: Any, y: Any, key: Any) -> Any:
         scores, kept = forward(parameters, kept, x, key)

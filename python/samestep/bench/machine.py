@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import subprocess
@@ -11,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from .. import _core
 
 _SYSTEM = Path("/sys/devices/system/cpu")
 
@@ -32,7 +33,9 @@ def processors(count: int) -> list[int]:
     allowed = sorted(os.sched_getaffinity(0))
     if count > len(allowed):
         raise ValueError(f"--processors {count}: this process may use {len(allowed)}")
-    first, second, cores = [], [], set()
+    first: list[int] = []
+    second: list[int] = []
+    cores = set()
     for number in allowed:
         core = _read(_SYSTEM / f"cpu{number}" / "topology" / "thread_siblings_list") or str(number)
         (second if core in cores else first).append(number)
@@ -83,22 +86,18 @@ def _first_line(command: list[str]) -> str | None:
 
 
 class Peak:
-    """The machine's own fused-multiply-add peak, by a C program that is compiled into `folder`."""
+    """The machine's own fused-multiply-add peak and the rate at which memory is read."""
 
-    def __init__(self, folder: Path, seconds: float, processors: int) -> None:
-        self.seconds, self.processors, self.program = seconds, processors, folder / "peak"
-        source = Path(__file__).with_name("peak.c")
-        self.compile = [os.environ.get("CC", "gcc"), "-O2", "-pthread", str(source), "-o", str(self.program)]
-        try:
-            done = subprocess.run(self.compile, capture_output=True, text=True)
-        except OSError as error:
-            raise SystemExit(f"run.py: a C compiler is needed to measure the machine's peak: {error}") from None
-        if done.returncode:
-            raise SystemExit(f"run.py: peak.c does not compile:\n{done.stderr}")
+    def __init__(self, seconds: float, processors: int) -> None:
+        self.seconds, self.processors = seconds, processors
+        self.isa: str = _core.build_info()["isa"]
 
     def __call__(self) -> dict[str, Any]:
-        """{"isa": name, "gflops": {"1": one thread, "N": all processors together}}"""
-        counts = sorted({1, self.processors})
-        command = [str(self.program), str(self.seconds), *map(str, counts)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return {**json.loads(done.stdout), "load_average": load_average()}
+        """{"isa": name, "gflops": {"1": one thread, "N": all processors together}, "gbytes": the same}"""
+        found = {str(count): _core.peak("", count, self.seconds) for count in sorted({1, self.processors})}
+        return {
+            "isa": self.isa,
+            "gflops": {count: peak[0] for count, peak in found.items()},
+            "gbytes": {count: peak[1] for count, peak in found.items()},
+            "load_average": load_average(),
+        }

@@ -147,3 +147,48 @@ def text(result: Mapping[str, Any], markdown: bool = False) -> str:
             )
         parts.append("\n".join(f"- {line}" for line in notes(section)))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def check_plot(file: Any) -> None:
+    """Raises ImportError without matplotlib, ValueError for a kind of file that it cannot write."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError:
+        raise ImportError("needs matplotlib: pip install matplotlib") from None
+    known = FigureCanvasAgg.get_supported_filetypes()
+    if file.suffix.lstrip(".").lower() not in known:
+        raise ValueError(f"the name must end in one of {', '.join(sorted(known))}")
+
+
+def plot(result: Mapping[str, Any], file: Any) -> Any:
+    """Bars of each contestant's best time over samestep's, a panel for each number of ranks; saved to `file`."""
+    from matplotlib.figure import Figure
+
+    sections = [section for section in result["sections"] if section["workloads"]]
+    figure = Figure(figsize=(9, 3.6 * max(1, len(sections))), layout="constrained")
+    for place, section in enumerate(sections, 1):
+        axes = figure.add_subplot(len(sections), 1, place)
+        names = [name for name in section["contestants"] if name not in (MAIN, f"{MAIN}-run")]
+        entries = [entry for entry in section["workloads"] if "best_ms" in entry["contestants"].get(MAIN, {})]
+        width = 0.8 / max(1, len(names))
+        for k, name in enumerate(names):
+            bars = [
+                (at, entry["contestants"][name]["best_ms"] / entry["contestants"][MAIN]["best_ms"])
+                for at, entry in enumerate(entries)
+                if "best_ms" in entry["contestants"].get(name, {})
+            ]
+            if bars:
+                left, height = zip(*bars, strict=True)
+                drawn = axes.bar([at - 0.4 + (k + 0.5) * width for at in left], height, width, label=name)
+                axes.bar_label(drawn, [number(value) for value in height], fontsize=7)
+        axes.axhline(1.0, color="0.3", linewidth=1, label=MAIN)
+        axes.set_xticks(range(len(entries)), [entry["name"] for entry in entries])
+        axes.set(
+            yscale="log",
+            ylabel="time / samestep's time",
+            title=f"{section['ranks']} rank(s) of {section['threads']} thread(s), {result['settings']['precision']}",
+        )
+        axes.legend(fontsize="small", ncols=3)
+        axes.margins(y=0.15)
+    figure.savefig(file)
+    return figure
