@@ -15,7 +15,7 @@
 #include "kernels/matmul_tile.h"
 
 enum {
-    PANEL_K = 256,          /* plain: a panel of B stays in the first-level cache */
+    PANEL_K = 400,          /* plain: a panel of B stays in the first-level cache */
     TURNED_K = 800,         /* turned: a strip of B does, panels of A^T stream from the second level */
     BUFFER = 96 * 1024,     /* floats on the stack of each thread */
     BLOCK_M = 512,          /* plain: rows of A that stay in the second level while panels of B pass */

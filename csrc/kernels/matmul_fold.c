@@ -18,8 +18,8 @@ enum { FOLD_M = TILE_M, PAIR = 0 };
 enum {
     CHUNK = 256,   /* rows: a panel of B stays in the first-level cache */
     SHORT_M = 512, /* rows of the output for which A's chunk is packed at once, when one chunk is all */
-    LONG_M = TILE_M * 8, /* with several chunks the stacks of LONG_M x LONG_N outputs wait in memory between chunks */
-    LONG_N = 512
+    LONG_M = TILE_M * 32, /* with several chunks the stacks of LONG_M x LONG_N outputs wait in memory between chunks */
+    LONG_N = 384
 };
 
 typedef struct step {
