@@ -27,6 +27,8 @@ SS_INLINE vec vec_load_mask(const float *p, vec_mask m) { return _mm512_maskz_lo
 SS_INLINE void vec_store_mask(float *p, vec x, vec_mask m) { _mm512_mask_storeu_ps(p, m, x); }
 SS_INLINE vec vec_add(vec a, vec b) { return _mm512_add_ps(a, b); }
 SS_INLINE vec vec_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+/* x where s is above zero or NaN, else 0: the gradient of relu. */
+SS_INLINE vec vec_where_positive(vec s, vec x) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(s, _mm512_setzero_ps(), _CMP_NLE_UQ), x); }
 
 /* to[j * to_row + i] = from[i * from_row + j] for a block of VEC_WIDTH x VEC_WIDTH, of which only the first `rows` rows (at least 1) are there: the
  * rest of `to` is unspecified. */
@@ -72,6 +74,7 @@ SS_INLINE vec vec_load_mask(const float *p, vec_mask m) { return _mm256_maskload
 SS_INLINE void vec_store_mask(float *p, vec x, vec_mask m) { _mm256_maskstore_ps(p, m, x); }
 SS_INLINE vec vec_add(vec a, vec b) { return _mm256_add_ps(a, b); }
 SS_INLINE vec vec_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+SS_INLINE vec vec_where_positive(vec s, vec x) { return _mm256_and_ps(_mm256_cmp_ps(s, _mm256_setzero_ps(), _CMP_NLE_UQ), x); }
 
 SS_INLINE void vec_transpose(const float *from, int64_t from_row, int rows, float *to, int64_t to_row) {
     __m256 r[8], t[8];
@@ -109,6 +112,7 @@ SS_INLINE void vec_store_mask(float *p, vec x, vec_mask m) {
 }
 SS_INLINE vec vec_add(vec a, vec b) { return a + b; }
 SS_INLINE vec vec_fma(vec a, vec b, vec c) { return __builtin_fmaf(a, b, c); }
+SS_INLINE vec vec_where_positive(vec s, vec x) { return s <= 0 ? 0 : x; }
 SS_INLINE void vec_transpose(const float *from, int64_t from_row, int rows, float *to, int64_t to_row) {
     (void)from_row, (void)rows, (void)to_row;
     *to = *from;

@@ -62,7 +62,7 @@ const ss_op SS_FN(ss_op_add) = {
     .name = "add",
     .doc = "`y = a + b`: two batched inputs of equal shape, or a parameter b that broadcasts to the shape of a sample from its trailing axes. The gradient of a parameter is summed over positions in "
            "row-major order, over the samples of a lane, then over lanes.",
-    .flags = SS_OP_PASS,
+    .flags = SS_OP_PASS | SS_OP_IN_PLACE,
     .infer = infer,
     .forward = forward,
     .backward = backward,

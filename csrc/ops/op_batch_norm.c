@@ -1,4 +1,5 @@
-/* BatchNorm, as torch.nn.BatchNorm1d, BatchNorm2d and BatchNorm3d, with the statistics of the whole global batch or of groups of lanes.
+/* BatchNorm, as torch.nn.BatchNorm1d, BatchNorm2d and BatchNorm3d, with the statistics of the whole global batch or of groups of lanes; where the plan finds them behind it, with
+ * the sum with a residual and the ReLU of the result in the same pass over memory.
  *
  * `saved` keeps four vectors of C for every lane, in the slot of the lane's first sample (the slots of the other samples are not used):
  *   mean, inverse deviation   of the lane's group, written by forward
@@ -12,8 +13,8 @@
 #include "kernels/vec.h"
 #endif
 
-enum { X, GAMMA, BETA, RUNNING_MEAN, RUNNING_VAR };
-enum { EPS, MOMENTUM, STATS_LANES, USE_RUNNING, CUMULATIVE };
+enum { X, GAMMA, BETA, RUNNING_MEAN, RUNNING_VAR, RESIDUAL };
+enum { EPS, MOMENTUM, STATS_LANES, USE_RUNNING, CUMULATIVE, RELU };
 enum { SAVED_MEAN, SAVED_INVERSE, SAVED_SUM, SAVED_PRODUCT, SAVED_VECTORS };
 
 static const ss_attr_spec attrs[] = {
@@ -22,6 +23,7 @@ static const ss_attr_spec attrs[] = {
     {"stats_lanes", SS_ATTR_INT, 0, 0, SS_MAX_LANES, "lanes whose samples are normalised together; 0: the whole batch"},
     {"use_running", SS_ATTR_BOOL, 0, 0, 1, "normalise by the running statistics in training too, and leave them alone"},
     {"cumulative", SS_ATTR_BOOL, 0, 0, 1, "running statistics are the plain averages over all steps so far (momentum=None in PyTorch): the weight is 1 / (steps before this one + 1)"},
+    {"relu", SS_ATTR_BOOL, 0, 0, 1, "y = max(y, 0) at the end; set by the plan where ReLU follows"},
     {0},
 };
 
@@ -29,6 +31,7 @@ static bool absent(const ss_call *c, int i) { return c->n_in <= i || c->in_shape
 static int64_t channels_of(const ss_call *c) { return c->in_shape[X].dim[0]; }
 static int64_t positions_of(const ss_call *c) { return ss_shape_count(&c->in_shape[X]) / c->in_shape[X].dim[0]; }
 /* Normalised by running statistics: these are constants, and no sums over samples are needed. */
+static bool with_relu(const ss_call *c) { return c->attr[RELU] != 0; }
 static bool frozen(const ss_call *c) { return !absent(c, RUNNING_MEAN) && (!c->training || c->attr[USE_RUNNING] != 0); }
 
 static real *lane_saved(const ss_call *c, int lane, int vector) {
@@ -36,9 +39,9 @@ static real *lane_saved(const ss_call *c, int lane, int vector) {
 }
 
 static ss_status infer(ss_infer *q, ss_error *err) {
-    static const char *const names[] = {"x", "gamma", "beta", "running_mean", "running_var"};
+    static const char *const names[] = {"x", "gamma", "beta", "running_mean", "running_var", "residual"};
     char a[96];
-    if (q->n_in < 1 || q->n_in > 5) return SS_FAIL(err, SS_ERR_SHAPE, "batch_norm takes x, gamma, beta, running_mean and running_var, not %d inputs", q->n_in);
+    if (q->n_in < 1 || q->n_in > 6) return SS_FAIL(err, SS_ERR_SHAPE, "batch_norm takes x, gamma, beta, running_mean, running_var and a residual, not %d inputs", q->n_in);
     const ss_shape *x = &q->in[X];
     if (x->rank < 1 || x->rank > 4 || q->role[X] != SS_ROLE_BATCHED)
         return SS_FAIL(err, SS_ERR_SHAPE, "batch_norm needs an input of shape (B, C), (B, C, L), (B, C, H, W) or (B, C, D, H, W), got %s",
@@ -46,7 +49,9 @@ static ss_status infer(ss_infer *q, ss_error *err) {
     for (int i = 0; i < q->n_in; i++)
         if (q->in[i].rank >= 0 && q->dtype[i] != SS_F32) return SS_FAIL(err, SS_ERR_DTYPE, "batch_norm needs floats, got integers as %s", names[i]);
     bool given[5] = {true};
-    for (int i = GAMMA; i < q->n_in; i++) {
+    if (q->n_in > RESIDUAL && q->in[RESIDUAL].rank >= 0 && (q->role[RESIDUAL] != SS_ROLE_BATCHED || !ss_shape_equal(&q->in[RESIDUAL], x)))
+        return SS_FAIL(err, SS_ERR_SHAPE, "batch_norm: the residual must have the shape of x, got %s", ss_shape_text(&q->in[RESIDUAL], q->role[RESIDUAL] == SS_ROLE_BATCHED, a, sizeof a));
+    for (int i = GAMMA; i < q->n_in && i <= RUNNING_VAR; i++) {
         given[i] = q->in[i].rank >= 0;
         if (given[i] && (q->in[i].rank != 1 || q->in[i].dim[0] != x->dim[0] || q->role[i] == SS_ROLE_BATCHED))
             return SS_FAIL(err, SS_ERR_SHAPE, "batch_norm: %s must have shape (%lld), got %s", names[i], (long long)x->dim[0], ss_shape_text(&q->in[i], q->role[i] == SS_ROLE_BATCHED, a, sizeof a));
@@ -76,13 +81,30 @@ static void lane_moments_ref(const real *x, int64_t n, int64_t channels, real *m
     }
 }
 
-/* Backward: the chain of gy, and the chain of gy * (x - mean) times the inverse deviation. */
-static void lane_products_ref(const real *x, const real *grad, int64_t n, int64_t channels, const real *mean, const real *inverse, real *sum, real *product) {
+/* y before the ReLU, once more as the forward pass made it. r: the residual, or NULL. */
+static inline real made_again(real x, const real *r, real mean, real scale, real shift) {
+    real y = fma_r(x - mean, scale, shift);
+    return r ? y + *r : y;
+}
+
+static real scale_of(const ss_call *c, int64_t channel, real inverse) { return absent(c, GAMMA) ? inverse : ((const real *)c->in[GAMMA])[channel] * inverse; }
+static real shift_of(const ss_call *c, int64_t channel) { return absent(c, BETA) ? 0 : ((const real *)c->in[BETA])[channel]; }
+
+/* The gradient before the ReLU at element `at` of channel `channel`. */
+static real masked(const ss_call *c, int64_t at, int64_t channel, real mean, real inverse) {
+    const real *x = c->in[X], *grad = c->grad_out[0], *r = absent(c, RESIDUAL) ? NULL : (const real *)c->in[RESIDUAL] + at;
+    return with_relu(c) && made_again(x[at], r, mean, scale_of(c, channel, inverse), shift_of(c, channel)) <= 0 ? 0 : grad[at];
+}
+
+/* Backward: the chain of gy, and the chain of gy * (x - mean) times the inverse deviation; positions from `first` on. */
+static void lane_products_ref(const ss_call *call, int64_t first, int64_t n, int64_t channels, const real *mean, const real *inverse, real *sum, real *product) {
+    const real *x = call->in[X];
     for (int64_t c = 0; c < channels; c++) {
         real s = 0, p = 0;
-        for (int64_t i = 0; i < n; i++) {
-            s += grad[i * channels + c];
-            p = fma_r(grad[i * channels + c], x[i * channels + c] - mean[c], p);
+        for (int64_t i = first; i < first + n; i++) {
+            real g = masked(call, i * channels + c, c, mean[c], inverse[c]);
+            s += g;
+            p = fma_r(g, x[i * channels + c] - mean[c], p);
         }
         sum[c] = s;
         product[c] = p * inverse[c];
@@ -94,9 +116,9 @@ static void lane_products_ref(const real *x, const real *grad, int64_t n, int64_
 /* A vector of channels of one lane. A chain cannot be cut, so several chains run side by side to hide the latency of an addition. */
 enum { CHAINS = 8 };
 typedef struct chain {
-    const float *x, *grad;
+    const float *x, *grad, *residual;
     float *a, *b;
-    const float *mean, *inverse;
+    const float *mean, *inverse, *gamma, *beta; /* gamma, beta may be NULL */
     int64_t n;
     vec_mask mask;
     int width;
@@ -118,13 +140,20 @@ SS_INLINE void chain_square(const chain *k, const int count, int64_t begin, int6
         }
 }
 
-SS_INLINE void chain_product(const chain *k, const int count, int64_t begin, int64_t end, int64_t stride, const vec *mean, vec *sum, vec *product) {
+/* relu: 0 none, 1 of the result alone, 2 of its sum with a residual. */
+SS_INLINE void chain_product(const chain *k, const int count, const int relu, int64_t begin, int64_t end, int64_t stride, const vec *mean, const vec *scale, const vec *shift, vec *sum,
+                             vec *product) {
     for (int64_t i = begin; i < end; i++)
 #pragma GCC unroll 8
         for (int j = 0; j < count; j++) {
-            vec g = vec_load_mask(k[j].grad + i * stride, k[j].mask);
+            vec g = vec_load_mask(k[j].grad + i * stride, k[j].mask), d = vec_load_mask(k[j].x + i * stride, k[j].mask) - mean[j];
+            if (relu) {
+                vec y = vec_fma(d, scale[j], shift[j]);
+                if (relu == 2) y = vec_add(y, vec_load_mask(k[j].residual + i * stride, k[j].mask));
+                g = vec_where_positive(y, g);
+            }
             sum[j] = vec_add(sum[j], g);
-            product[j] = vec_fma(g, vec_load_mask(k[j].x + i * stride, k[j].mask) - mean[j], product[j]);
+            product[j] = vec_fma(g, d, product[j]);
         }
 }
 
@@ -151,31 +180,44 @@ SS_INLINE void run_moments(const chain *k, const int count, int64_t stride) {
     }
 }
 
-SS_INLINE void run_products(const chain *k, const int count, int64_t stride) {
-    vec sum[CHAINS], product[CHAINS], mean[CHAINS];
+SS_INLINE void run_products(const chain *k, const int count, const int relu, int64_t stride) {
+    vec sum[CHAINS], product[CHAINS], mean[CHAINS], scale[CHAINS], shift[CHAINS];
     int64_t n = k[0].n;
     for (int j = 1; j < count; j++) n = ss_min(n, k[j].n);
 #pragma GCC unroll 8
     for (int j = 0; j < count; j++) {
         sum[j] = product[j] = vec_zero();
         mean[j] = vec_load_mask(k[j].mean, k[j].mask);
+        scale[j] = vec_load_mask(k[j].inverse, k[j].mask);
+        if (k[j].gamma) scale[j] = vec_load_mask(k[j].gamma, k[j].mask) * scale[j];
+        shift[j] = vec_zero();
+        if (k[j].beta) shift[j] = vec_load_mask(k[j].beta, k[j].mask);
     }
-    chain_product(k, count, 0, n, stride, mean, sum, product);
+    chain_product(k, count, relu, 0, n, stride, mean, scale, shift, sum, product);
 #pragma GCC unroll 8
     for (int j = 0; j < count; j++) {
-        chain_product(k + j, 1, n, k[j].n, stride, mean + j, sum + j, product + j);
+        chain_product(k + j, 1, relu, n, k[j].n, stride, mean + j, scale + j, shift + j, sum + j, product + j);
         vec_store_mask(k[j].a, sum[j], k[j].mask);
         vec_store_mask(k[j].b, product[j] * vec_load_mask(k[j].inverse, k[j].mask), k[j].mask);
     }
 }
 
-static __attribute__((noinline)) void run_chains(const chain *k, int count, int64_t stride, bool backward) {
+static __attribute__((noinline)) void run_forward_chains(const chain *k, int count, int64_t stride) {
     int done = 0;
-    if (!backward)
-        for (; count - done >= CHAINS; done += CHAINS) run_moments(k + done, CHAINS, stride);
-    for (; count - done >= 4; done += 4) backward ? run_products(k + done, 4, stride) : run_moments(k + done, 4, stride);
-    for (; done < count; done++) backward ? run_products(k + done, 1, stride) : run_moments(k + done, 1, stride);
+    for (; count - done >= CHAINS; done += CHAINS) run_moments(k + done, CHAINS, stride);
+    for (; count - done >= 4; done += 4) run_moments(k + done, 4, stride);
+    for (; done < count; done++) run_moments(k + done, 1, stride);
 }
+
+#define BACKWARD_CHAINS(name, relu)                                                                   \
+    static __attribute__((noinline)) void name(const chain *k, int count, int64_t stride) {           \
+        int done = 0;                                                                                 \
+        for (; count - done >= 4; done += 4) run_products(k + done, 4, relu, stride);                 \
+        for (; done < count; done++) run_products(k + done, 1, relu, stride);                         \
+    }
+BACKWARD_CHAINS(run_backward_chains, 0)
+BACKWARD_CHAINS(run_relu_chains, 1)
+BACKWARD_CHAINS(run_residual_chains, 2)
 
 #endif
 
@@ -189,9 +231,10 @@ static real *lane_result(const ss_call *c, int lane, bool backward, int which) {
 /* Lanes times vectors of channels are dealt to threads. */
 static void lane_sums(const ss_call *c, bool backward) {
     int64_t channels = channels_of(c), positions = positions_of(c);
-    const real *x = c->in[X], *grad = backward ? c->grad_out[0] : NULL;
+    const real *x = c->in[X];
 #ifndef SS_F64
     if (c->kernels) {
+        const real *grad = backward ? c->grad_out[0] : NULL;
         int64_t vectors = (channels + VEC_WIDTH - 1) / VEC_WIDTH, begin, end;
         ss_split(c->fold->lanes * vectors, 1, c->thread, c->threads, &begin, &end);
         chain k[CHAINS];
@@ -206,8 +249,14 @@ static void lane_sums(const ss_call *c, bool backward) {
                 k[count].grad = grad + row * channels + first;
                 k[count].mean = lane_saved(c, lane, SAVED_MEAN) + first;
                 k[count].inverse = lane_saved(c, lane, SAVED_INVERSE) + first;
+                k[count].residual = absent(c, RESIDUAL) ? NULL : (const float *)c->in[RESIDUAL] + row * channels + first;
+                k[count].gamma = absent(c, GAMMA) ? NULL : (const float *)c->in[GAMMA] + first;
+                k[count].beta = absent(c, BETA) ? NULL : (const float *)c->in[BETA] + first;
             }
-            run_chains(k, count, channels, backward);
+            if (!backward) run_forward_chains(k, count, channels);
+            else if (!with_relu(c)) run_backward_chains(k, count, channels);
+            else if (absent(c, RESIDUAL)) run_relu_chains(k, count, channels);
+            else run_residual_chains(k, count, channels);
         }
         return;
     }
@@ -216,7 +265,7 @@ static void lane_sums(const ss_call *c, bool backward) {
     for (int lane = 0; lane < c->fold->lanes; lane++) {
         int64_t row = c->fold->row[lane] * positions, n = (c->fold->row[lane + 1] - c->fold->row[lane]) * positions;
         real *a = lane_result(c, lane, backward, 0), *b = lane_result(c, lane, backward, 1);
-        if (backward) lane_products_ref(x + row * channels, grad + row * channels, n, channels, lane_saved(c, lane, SAVED_MEAN), lane_saved(c, lane, SAVED_INVERSE), a, b);
+        if (backward) lane_products_ref(c, row, n, channels, lane_saved(c, lane, SAVED_MEAN), lane_saved(c, lane, SAVED_INVERSE), a, b);
         else lane_moments_ref(x + row * channels, n, channels, a, b);
     }
 }
@@ -324,7 +373,7 @@ static bool lane_part(const ss_call *c, int lane, int64_t positions, int64_t beg
     return *first < *last;
 }
 
-/* y = (x - mean) * (gamma * inverse) + beta, the last two fused. */
+/* y = (x - mean) * (gamma * inverse) + beta, the last two fused; then the residual is added and the ReLU taken. */
 static void forward(const ss_call *c) {
     int64_t channels = channels_of(c), positions = positions_of(c), begin, end, first, last;
     const real *gamma = absent(c, GAMMA) ? NULL : c->in[GAMMA], *beta = absent(c, BETA) ? NULL : c->in[BETA];
@@ -351,13 +400,57 @@ static void forward(const ss_call *c) {
             for (int64_t p = first; p < last; p++) {
                 const real *restrict x = (const real *)c->in[X] + p * channels + from;
                 real *restrict y = (real *)c->out[0] + p * channels + from;
-                for (int j = 0; j < n; j++) y[j] = fma_r(x[j] - mean[j], scale[j], shift[j]);
+                const real *restrict r = absent(c, RESIDUAL) ? NULL : (const real *)c->in[RESIDUAL] + p * channels + from;
+                if (r && with_relu(c))
+                    for (int j = 0; j < n; j++) y[j] = max_r(fma_r(x[j] - mean[j], scale[j], shift[j]) + r[j], 0);
+                else if (with_relu(c))
+                    for (int j = 0; j < n; j++) y[j] = max_r(fma_r(x[j] - mean[j], scale[j], shift[j]), 0);
+                else if (r)
+                    for (int j = 0; j < n; j++) y[j] = fma_r(x[j] - mean[j], scale[j], shift[j]) + r[j];
+                else
+                    for (int j = 0; j < n; j++) y[j] = fma_r(x[j] - mean[j], scale[j], shift[j]);
             }
         }
     }
 }
 
-/* grad_x = (gy - s/N - (x - mean) * (inverse * p/N)) * (gamma * inverse), s and p the joined sums, N the group's count; gy * (gamma * inverse) when frozen. */
+/* Of a run of channels. */
+typedef struct run_constants {
+    const real *mean, *scale, *beta, *shift, *slope;
+} run_constants;
+
+/* Positions [first, last), channels [from, from + n) of backward_x. Constants at the calls: relu 0, 1 (of the result), 2 (of its sum with a residual); constant: no statistics. */
+static inline __attribute__((always_inline)) void backward_run(const ss_call *c, const run_constants *k, int64_t first, int64_t last, int64_t from, int n, const int relu, const bool constant) {
+    const int64_t channels = channels_of(c);
+    const real *restrict in = c->in[X], *restrict grad = c->grad_out[0], *restrict residual = absent(c, RESIDUAL) ? NULL : c->in[RESIDUAL];
+    real *restrict grad_x = c->grad_in[X], *restrict grad_residual = residual ? c->grad_in[RESIDUAL] : NULL;
+    for (int64_t p = first; p < last; p++) {
+#ifndef SS_F64
+        for (int j = 0; j < n; j += VEC_WIDTH) {
+            const int64_t at = p * channels + from + j;
+            const vec_mask mask = vec_first(n - j);
+            vec mean = vec_load_mask(k->mean + j, mask), scale = vec_load_mask(k->scale + j, mask), x = vec_load_mask(in + at, mask), g = vec_load_mask(grad + at, mask);
+            if (relu) {
+                vec y = vec_fma(x - mean, scale, vec_load_mask(k->beta + j, mask));
+                if (relu == 2) y = vec_add(y, vec_load_mask(residual + at, mask));
+                g = vec_where_positive(y, g);
+            }
+            if (grad_residual) vec_store_mask(grad_residual + at, g, mask);
+            if (!constant) g = vec_fma(mean - x, vec_load_mask(k->slope + j, mask), g - vec_load_mask(k->shift + j, mask));
+            if (grad_x) vec_store_mask(grad_x + at, g * scale, mask);
+        }
+#else
+        for (int j = 0; j < n; j++) {
+            const int64_t at = p * channels + from + j;
+            const real y = made_again(in[at], residual ? residual + at : NULL, k->mean[j], k->scale[j], k->beta[j]), g = relu && y <= 0 ? 0 : grad[at];
+            if (grad_residual) grad_residual[at] = g;
+            if (grad_x) grad_x[at] = constant ? g * k->scale[j] : fma_r(k->mean[j] - in[at], k->slope[j], g - k->shift[j]) * k->scale[j];
+        }
+#endif
+    }
+}
+
+/* The gradient of the residual is the one before the ReLU. grad_x = (gy - s/N - (x - mean) * (inverse * p/N)) * (gamma * inverse), s and p the joined sums, N the group's count; gy * (gamma * inverse) when frozen. */
 static void backward_x(const ss_call *c) {
     int64_t channels = channels_of(c), positions = positions_of(c), begin, end, first, last;
     const real *gamma = absent(c, GAMMA) ? NULL : c->in[GAMMA];
@@ -369,21 +462,21 @@ static void backward_x(const ss_call *c) {
         for (int64_t from = 0; from < channels; from += RUN) {
             int n = (int)ss_min(RUN, channels - from);
             const real *inverse = lane_saved(c, lane, SAVED_INVERSE) + from;
-            real mean[RUN], scale[RUN], shift[RUN], slope[RUN];
+            real mean[RUN], scale[RUN], shift[RUN], slope[RUN], beta[RUN];
             for (int j = 0; j < n; j++) {
                 mean[j] = lane_saved(c, lane, SAVED_MEAN)[from + j];
                 scale[j] = gamma ? gamma[from + j] * inverse[j] : inverse[j];
                 shift[j] = stat ? stat[1 + from + j] / stat[0] : 0;
                 slope[j] = stat ? stat[1 + channels + from + j] / stat[0] * inverse[j] : 0;
+                beta[j] = shift_of(c, from + j);
             }
-            for (int64_t p = first; p < last; p++) { /* bound by memory: plain loops are as fast as registers full of constants */
-                const real *restrict x = (const real *)c->in[X] + p * channels + from, *restrict gy = (const real *)c->grad_out[0] + p * channels + from;
-                real *restrict gx = (real *)c->grad_in[X] + p * channels + from;
-                if (constant)
-                    for (int j = 0; j < n; j++) gx[j] = gy[j] * scale[j];
-                else
-                    for (int j = 0; j < n; j++) gx[j] = fma_r(mean[j] - x[j], slope[j], gy[j] - shift[j]) * scale[j];
-            }
+            const run_constants k = {mean, scale, beta, shift, slope};
+            const int relu = !with_relu(c) ? 0 : absent(c, RESIDUAL) ? 1 : 2;
+            if (constant && relu) backward_run(c, &k, first, last, from, n, absent(c, RESIDUAL) ? 1 : 2, true);
+            else if (constant) backward_run(c, &k, first, last, from, n, 0, true);
+            else if (relu == 0) backward_run(c, &k, first, last, from, n, 0, false);
+            else if (relu == 1) backward_run(c, &k, first, last, from, n, 1, false);
+            else backward_run(c, &k, first, last, from, n, 2, false);
         }
     }
 }
@@ -413,7 +506,7 @@ static void backward(const ss_call *c) {
     }
     if (want_gamma) fold_parameter(c, GAMMA, SAVED_PRODUCT);
     if (want_beta) fold_parameter(c, BETA, SAVED_SUM);
-    if (c->grad_in[X]) backward_x(c);
+    if (c->grad_in[X] || (!absent(c, RESIDUAL) && c->grad_in[RESIDUAL])) backward_x(c);
 }
 
 /* ---- references: one channel after another ---- */
@@ -432,7 +525,11 @@ static void forward_ref(const ss_call *c) {
                 lane_saved(c, lane, SAVED_MEAN)[i] = one_nan(mean);
                 lane_saved(c, lane, SAVED_INVERSE)[i] = one_nan(inverse);
             }
-            for (int64_t p = c->fold->row[lane] * positions; p < c->fold->row[lane + 1] * positions; p++) y[p * channels + i] = fma_r(x[p * channels + i] - mean, scale, shift);
+            for (int64_t p = c->fold->row[lane] * positions; p < c->fold->row[lane + 1] * positions; p++) {
+                int64_t at = p * channels + i;
+                real value = made_again(x[at], absent(c, RESIDUAL) ? NULL : (const real *)c->in[RESIDUAL] + at, mean, scale, shift);
+                y[at] = with_relu(c) ? max_r(value, 0) : value;
+            }
         }
 }
 
@@ -442,17 +539,20 @@ static void backward_ref(const ss_call *c) {
         return;
     }
     int64_t channels = channels_of(c), positions = positions_of(c);
-    const real *x = c->in[X], *grad = c->grad_out[0];
-    real *grad_x = c->grad_in[X];
-    for (int lane = 0; grad_x && lane < c->fold->lanes; lane++)
+    const real *x = c->in[X];
+    real *grad_x = c->grad_in[X], *grad_residual = absent(c, RESIDUAL) ? NULL : c->grad_in[RESIDUAL];
+    for (int lane = 0; (grad_x || grad_residual) && lane < c->fold->lanes; lane++)
         for (int64_t i = 0; i < channels; i++) {
             const real *stat = frozen(c) ? NULL : (const real *)c->stat + c->stat_group[lane] * (1 + 2 * channels);
             real mean = lane_saved(c, lane, SAVED_MEAN)[i], inverse = lane_saved(c, lane, SAVED_INVERSE)[i];
             real scale = absent(c, GAMMA) ? inverse : ((const real *)c->in[GAMMA])[i] * inverse;
             for (int64_t p = c->fold->row[lane] * positions; p < c->fold->row[lane + 1] * positions; p++) {
                 int64_t at = p * channels + i;
-                if (!stat) grad_x[at] = grad[at] * scale;
-                else grad_x[at] = fma_r(mean - x[at], stat[1 + channels + i] / stat[0] * inverse, grad[at] - stat[1 + i] / stat[0]) * scale;
+                real g = masked(c, at, i, mean, inverse);
+                if (grad_residual) grad_residual[at] = g;
+                if (!grad_x) continue;
+                if (!stat) grad_x[at] = g * scale;
+                else grad_x[at] = fma_r(mean - x[at], stat[1 + channels + i] / stat[0] * inverse, g - stat[1 + i] / stat[0]) * scale;
             }
         }
     if (!absent(c, GAMMA) && c->grad_in[GAMMA]) fold_parameter(c, GAMMA, SAVED_PRODUCT);
@@ -486,6 +586,15 @@ static const ss_op_case cases[] = {
     {.attrs = "use_running=1", .inputs = "B:5,3,3 P:5 P:5 S1:5 S1:5"},
     {.inputs = "B:19,3,3 P:19 P:19 S1:19 S1:19", .inference = true},
     {.inputs = "B:5,3,3 P:5 P:5", .inference = true},
+    {.attrs = "relu=1", .inputs = "B:5,3,4 P:5 P:5 S:5 S1:5"},
+    {.attrs = "relu=1", .inputs = "B:33,6 P:33 P:33 S:33 S1:33 B:33,6"},
+    {.attrs = "relu=1", .inputs = "B:16,5,5 P:16 P:16 S:16 S1:16 B:16,5,5"},
+    {.attrs = "relu=1 stats_lanes=2", .inputs = "B:70,2,2 - - - - B:70,2,2"},
+    {.attrs = "relu=1 use_running=1", .inputs = "B:7,3,3 P:7 P:7 S1:7 S1:7 B:7,3,3"},
+    {.attrs = "relu=1", .inputs = "B:19,3 P:19 P:19 S1:19 S1:19 B:19,3", .inference = true},
+    {.inputs = "B:6,4 P:6 P:6 S:6 S1:6 B:6,4"},
+    {.inputs = "B:5,3,3 P:5 P:5 S:5 S1:5 B:5,3,4", .expect = SS_ERR_SHAPE},
+    {.inputs = "B:5,3,3 P:5 P:5 S:5 S1:5 P:5,3,3", .expect = SS_ERR_SHAPE},
     {.inputs = "B:5,3,3 P:4 P:5", .expect = SS_ERR_SHAPE},
     {.inputs = "B:5,3,3 P:5 P:5 S:5 S:3", .expect = SS_ERR_SHAPE},
     {.inputs = "B:5,3,3 P:5 P:5 S:5", .expect = SS_ERR_VALUE},
@@ -506,8 +615,8 @@ const ss_op SS_FN(ss_op_batch_norm) = {
            "Training updates `running = (1 - momentum) running + momentum new` once a step, with the unbiased variance; groups are joined in order for it. With `cumulative` the "
            "momentum of a step is 1 / (number of the step, counted from 1 in the run).\n\n"
            "Order of sums: inside a lane one chain over samples and positions for the mean, divided by the count, then one fused chain of the squared differences; lanes are joined by Chan's "
-           "formula in the tree. Backward: the chains of gy and of gy (x - mean), the second times the inverse deviation, lanes joined by addition. Ioffe, Szegedy (2015).",
-    .flags = SS_OP_NEEDS_IN,
+           "formula in the tree. A residual of the shape of x is added to y, and with `relu` y = max(y, 0): the plan sets these where an addition and ReLU follow, so that memory is passed over once. Backward: the chains of gy and of gy (x - mean), the second times the inverse deviation, lanes joined by addition. Ioffe, Szegedy (2015).",
+    .flags = SS_OP_NEEDS_IN | SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE,
     .attrs = attrs,
     .infer = infer,
     .backward_phases = 2,

@@ -35,7 +35,7 @@ const ss_op SS_FN(ss_op_bf16_round) = {
     .name = "bf16_round",
     .doc = "`y` = the nearest bfloat16 of x (ties to even), any shape.\n\n"
            "With precision \"bf16\" a plan puts it before operators that multiply matrices or convolve. The gradient passes unchanged (straight through).",
-    .flags = SS_OP_PASS,
+    .flags = SS_OP_PASS | SS_OP_IN_PLACE,
     .infer = infer,
     .forward = forward,
     .backward = backward,

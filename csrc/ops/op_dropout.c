@@ -13,7 +13,7 @@ const ss_op SS_FN(ss_op_dropout) = {
     .doc = "Each element becomes 0 with probability `p` and is multiplied by `1 / (1 - p)` otherwise; any shape; left out when not training (Srivastava and others: \"Dropout\", 2014). "
            "An element stays when its uniform number, Philox4x32-10 at (element/4, position in the global batch, step, op), is at least p; elements count in PyTorch's order in any memory layout. "
            "The mask is kept, a byte an element.",
-    .flags = SS_OP_TRAINING_ONLY,
+    .flags = SS_OP_TRAINING_ONLY | SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE,
     .attrs = dropout_attrs,
     .infer = infer,
     .forward = forward,

@@ -52,7 +52,7 @@ const ss_op SS_FN(ss_op_elu) = {
     .doc = "`y = scale x` where `x > 0`, `scale alpha (exp(input_scale x) - 1)` elsewhere: ELU with scale = input_scale = 1 (Clevert, Unterthiner, Hochreiter, "
            "2015), SELU with scale = 1.0507009873554805 and alpha = 1.6732632423543772 (Klambauer et al., 2017), CELU with input_scale = 1 / alpha (Barron, 2017). "
            "Element by element, any shape.",
-    .flags = SS_OP_NEEDS_IN,
+    .flags = SS_OP_NEEDS_IN | SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE,
     .attrs = attrs,
     .infer = infer,
     .forward = forward,

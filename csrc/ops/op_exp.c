@@ -38,7 +38,7 @@ static const ss_op_case cases[] = {
 const ss_op SS_FN(ss_op_exp) = {
     .name = "exp",
     .doc = "`y = e^x`, element by element, any shape. The gradient is y.",
-    .flags = SS_OP_NEEDS_OUT,
+    .flags = SS_OP_NEEDS_OUT | SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE,
     .infer = infer,
     .forward = forward,
     .backward = backward,

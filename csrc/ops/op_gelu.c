@@ -64,7 +64,7 @@ const ss_op SS_FN(ss_op_gelu) = {
     .name = "gelu",
     .doc = "`y = x Phi(x)`, `Phi(x) = (1 + erf(x / sqrt 2)) / 2`, element by element, any shape; "
            "with `tanh=1` the approximation `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (Hendrycks, Gimpel: \"Gaussian error linear units\", 2016).",
-    .flags = SS_OP_NEEDS_IN | SS_OP_REMADE,
+    .flags = SS_OP_NEEDS_IN | SS_OP_REMADE | SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE,
     .attrs = attrs,
     .infer = infer,
     .forward = forward,

@@ -45,7 +45,7 @@ static const ss_op_case cases[] = {
 const ss_op SS_FN(ss_op_leaky_relu) = {
     .name = "leaky_relu",
     .doc = "`y = x` where `x > 0`, `negative_slope * x` elsewhere; element by element, any shape. NaN stays NaN.",
-    .flags = SS_OP_NEEDS_IN,
+    .flags = SS_OP_NEEDS_IN | SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE,
     .attrs = attrs,
     .infer = infer,
     .forward = forward,

@@ -64,7 +64,7 @@ const ss_op SS_FN(ss_op_mul) = {
     .name = "mul",
     .doc = "`y = a b`, element by element: two batched inputs of equal shape, or a parameter b that broadcasts to the shape of a sample from its trailing axes. The gradient of a parameter is summed "
            "(fused multiply-adds) over positions in row-major order, over the samples of a lane, then over lanes.",
-    .flags = SS_OP_NEEDS_IN,
+    .flags = SS_OP_NEEDS_IN | SS_OP_IN_PLACE,
     .infer = infer,
     .forward = forward,
     .backward = backward,

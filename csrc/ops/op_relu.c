@@ -36,7 +36,7 @@ static const ss_op_case cases[] = {
 const ss_op SS_FN(ss_op_relu) = {
     .name = "relu",
     .doc = "`y = max(x, 0)`, element by element, any shape. NaN stays NaN. The gradient is 0 where `y <= 0`.",
-    .flags = SS_OP_NEEDS_OUT,
+    .flags = SS_OP_NEEDS_OUT | SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE,
     .infer = infer,
     .forward = forward,
     .backward = backward,

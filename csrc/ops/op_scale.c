@@ -52,6 +52,7 @@ static const ss_op_case cases[] = {
 const ss_op SS_FN(ss_op_scale) = {
     .name = "scale",
     .doc = "`y = x * mul + add` with constants, one rounding; element by element, any shape.",
+    .flags = SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE,
     .attrs = attrs,
     .infer = infer,
     .forward = forward,

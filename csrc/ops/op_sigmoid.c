@@ -37,7 +37,7 @@ static const ss_op_case cases[] = {
 const ss_op SS_FN(ss_op_sigmoid) = {
     .name = "sigmoid",
     .doc = "`y = 1 / (1 + exp(-x))`, element by element, any shape. The gradient is `y (1 - y)`.",
-    .flags = SS_OP_NEEDS_OUT,
+    .flags = SS_OP_NEEDS_OUT | SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE,
     .infer = infer,
     .forward = forward,
     .backward = backward,

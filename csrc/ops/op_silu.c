@@ -40,7 +40,7 @@ static const ss_op_case cases[] = {
 const ss_op SS_FN(ss_op_silu) = {
     .name = "silu",
     .doc = "`y = x / (1 + exp(-x))`, element by element, any shape (Elfwing, Uchibe, Doya: \"Sigmoid-weighted linear units\", 2018). The gradient is `s (1 + x (1 - s))` with s the logistic function.",
-    .flags = SS_OP_NEEDS_IN | SS_OP_REMADE,
+    .flags = SS_OP_NEEDS_IN | SS_OP_REMADE | SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE,
     .infer = infer,
     .forward = forward,
     .backward = backward,

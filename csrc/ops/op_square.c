@@ -37,7 +37,7 @@ static const ss_op_case cases[] = {
 const ss_op SS_FN(ss_op_square) = {
     .name = "square",
     .doc = "`y = x^2`, element by element, any shape. The gradient is `2 x`.",
-    .flags = SS_OP_NEEDS_IN,
+    .flags = SS_OP_NEEDS_IN | SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE,
     .infer = infer,
     .forward = forward,
     .backward = backward,

@@ -21,6 +21,7 @@ static const ss_op_case cases[] = {
 const ss_op SS_FN(ss_op_sub) = {
     .name = "sub",
     .doc = "`y = a - b`, element by element, two batched inputs of one shape.",
+    .flags = SS_OP_IN_PLACE,
     .infer = infer,
     .forward = forward,
     .backward = backward,

@@ -37,7 +37,7 @@ static const ss_op_case cases[] = {
 const ss_op SS_FN(ss_op_tanh) = {
     .name = "tanh",
     .doc = "`y = tanh(x)`, element by element, any shape. The gradient is `1 - y^2`.",
-    .flags = SS_OP_NEEDS_OUT,
+    .flags = SS_OP_NEEDS_OUT | SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE,
     .infer = infer,
     .forward = forward,
     .backward = backward,

@@ -158,6 +158,7 @@ ss_status ss_lower(const ss_graph *g, bool training, bool with_results, bool bf1
         for (int k = 0; k < l->nodes; k++)
             if (l->node[k].traced == g->result[i].node) l->result[l->results++] = k;
     assert(!with_results || l->results == g->results);
+    SS_TRY(ss_fuse(l, err));
     *out = l;
     l = NULL;
     goto done;

@@ -41,5 +41,7 @@ typedef struct ss_lowered {
 /* bf16: activations that go into products (SS_OP_PRODUCT) are rounded to bfloat16 by inserted nodes. */
 ss_status ss_lower(const ss_graph *g, bool training, bool with_results, bool bf16, ss_lowered **out, ss_error *err);
 void ss_lowered_free(ss_lowered *l);
+/* plan/fuse.c: nodes joined or put in another order where that spares work and changes no bit. The last step of ss_lower. */
+ss_status ss_fuse(ss_lowered *l, ss_error *err);
 
 #endif

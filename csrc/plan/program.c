@@ -348,6 +348,54 @@ static void estimate(builder *b) {
     }
 }
 
+/* Every reference to buffer `from` refers to buffer `to`. */
+static void rename_buffer(ss_program *p, int from, int to) {
+    for (int n = 0; n < p->instructions; n++) {
+        ss_instruction *i = &p->instruction[n];
+        ss_ref *lists[] = {i->in, i->grad_in, i->out, i->grad_out, &i->saved};
+        const int lengths[] = {SS_MAX_IN, SS_MAX_IN, SS_MAX_OUT, SS_MAX_OUT, 1};
+        for (int k = 0; k < 5; k++)
+            for (int j = 0; j < lengths[k]; j++)
+                if (lists[k][j].kind == SS_REF_BUFFER && lists[k][j].index == from) lists[k][j].index = to;
+    }
+    for (int k = 0; k < p->outputs; k++)
+        if (p->output[k].kind == SS_REF_BUFFER && p->output[k].index == from) p->output[k].index = to;
+}
+
+/* Buffer `from` becomes a part of the life of buffer `to`. */
+static void merge_buffers(ss_program *p, int from, int to) {
+    rename_buffer(p, from, to);
+    p->buffer[to].last = p->buffer[from].last;
+    p->buffers--;
+    if (from == p->buffers) return;
+    rename_buffer(p, p->buffers, from); /* the last one moves into the gap */
+    p->buffer[from] = p->buffer[p->buffers];
+}
+
+/* `made` is first written by instruction n; `read` is read by it for the last time. */
+static bool may_share(const ss_program *p, int n, ss_ref made, ss_ref read) {
+    if (made.kind != SS_REF_BUFFER || read.kind != SS_REF_BUFFER || made.index == read.index) return false;
+    const ss_buffer *a = &p->buffer[made.index], *b = &p->buffer[read.index];
+    return a->first == n && b->last == n && b->first < n && a->sample_bytes == b->sample_bytes && a->sample_bytes > 0;
+}
+
+/* Results of elementwise operators are written over operands that nobody reads again: the lines are in the cache, and less memory is needed. */
+static void share_buffers(ss_program *p) {
+    for (int n = 0; n < p->instructions; n++) {
+        const ss_instruction *i = &p->instruction[n];
+        if (i->stage != SS_STAGE_RUN) continue;
+        bool forward = !i->backward || i->sum;
+        if (!(i->op->flags & (forward ? SS_OP_IN_PLACE : SS_OP_GRAD_IN_PLACE))) continue;
+        for (int k = 0; k < i->call.n_in; k++) {
+            ss_ref made = forward ? i->out[0] : i->grad_in[k], read = forward ? i->in[k] : i->grad_out[0];
+            bool alike = i->call.role[k] == SS_ROLE_BATCHED && ss_shape_equal(&i->call.in_shape[k], &i->call.out_shape[0]);
+            if (!alike || !may_share(p, n, made, read)) continue;
+            merge_buffers(p, made.index, read.index);
+            break;
+        }
+    }
+}
+
 static ss_status collect_prepares(builder *b, ss_error *err) {
     ss_program *p = b->p;
     for (int k = 0; k < p->instructions; k++) {
@@ -408,6 +456,7 @@ ss_status ss_program_build(const ss_graph *g, const ss_program_options *o, const
     for (int k = 0; k < p->slots; k++) p->slot[k].use = b.uses[p->slot[k].parameter] - 1 - p->slot[k].use;
     SS_TRY(collect_prepares(&b, err));
     for (int k = 0; k < l->outputs; k++) p->output[p->outputs++] = use(&b, b.place[l->output[k]]);
+    share_buffers(p);
     for (int k = 0; k < l->results; k++) {
         for (int j = 0; j < p->stats; j++)
             if (p->stat[j].node == l->result[k]) p->result_stat[k] = j;

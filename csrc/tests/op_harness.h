@@ -60,6 +60,8 @@ typedef struct oh_run {
     int n_spans;   /* sweeps; 0: one sweep over all lanes */
     ss_span span[OH_MAX_SPANS];
     unsigned unwanted; /* bit i: the gradient of input i is not wanted */
+    int over;          /* i + 1: output 0 lies over input i, and nothing goes backward */
+    int grad_over;     /* i + 1: the gradient of input i lies over that of output 0 */
     unsigned unused;   /* bit o: nobody asks for the gradient of output o, grad_out[o] is NULL */
 } oh_run;
 
@@ -511,7 +513,7 @@ static void fill_inputs(session *s) {
             if (oc->q.role[i] == SS_ROLE_BATCHED) {
                 w->in[i] = guarded(&s->bag, rows * n * size, f64, "a batched input");
                 store_rows(w->in[i], f64, oc->q.dtype[i], shape, s->layout_in, rows, s->data->in[i] + w->begin * n);
-                freeze(&s->bag, w->in[i]);
+                if (s->run->over != i + 1) freeze(&s->bag, w->in[i]);
             } else {
                 if (!shared[i]) {
                     bool state = oc->q.role[i] == SS_ROLE_BUFFER;
@@ -525,7 +527,7 @@ static void fill_inputs(session *s) {
         }
         for (int o = 0; o < oc->q.n_out; o++) {
             int64_t n = ss_shape_count(&oc->q.out[o]);
-            w->out[o] = guarded(&s->bag, rows * n * real_size(s), f64, "an output");
+            w->out[o] = o == 0 && s->run->over ? w->in[s->run->over - 1] : guarded(&s->bag, rows * n * real_size(s), f64, "an output");
             w->c.out[o] = w->out[o];
         }
         if (s->op->saved_bytes) s->saved_bytes = s->op->saved_bytes(&w->c);
@@ -691,7 +693,7 @@ static void give_gradients(session *s, sweep *w) {
         int64_t n = ss_shape_count(&oc->q.out[o]);
         w->grad_out[o] = guarded(&s->bag, rows * n * real_size(s), f64, "the gradient of an output");
         store_rows(w->grad_out[o], f64, SS_F32, &oc->q.out[o], s->layout_out, rows, s->data->grad_out[o] + w->begin * n);
-        freeze(&s->bag, w->grad_out[o]);
+        if (o > 0 || !s->run->grad_over) freeze(&s->bag, w->grad_out[o]);
         w->c.grad_out[o] = w->grad_out[o];
     }
     for (int i = 0; i < oc->q.n_in; i++) {
@@ -703,7 +705,7 @@ static void give_gradients(session *s, sweep *w) {
             w->c.block_stride[i] = ss_round_up(n, 16) + 16;
             n = w->c.block_stride[i] * w->fold.blocks;
         } else n *= rows;
-        w->grad_in[i] = w->c.grad_in[i] = guarded(&s->bag, n * real_size(s), f64, "the gradient of an input");
+        w->grad_in[i] = w->c.grad_in[i] = s->run->grad_over == i + 1 ? w->grad_out[0] : guarded(&s->bag, n * real_size(s), f64, "the gradient of an input");
     }
     if (!(s->op->flags & SS_OP_NEEDS_OUT))
         for (int o = 0; o < oc->q.n_out; o++) w->c.out[o] = NULL;

@@ -133,6 +133,39 @@ static void check_paths(const oh_case *oc, const oh_data *data, oh_run base, con
     }
 }
 
+/* Operators that say so have the same bits when the output lies over an input, or the gradient of an input over that of the output. */
+static void check_in_place(const oh_case *oc, const oh_data *data, oh_run base, const oh_result *want) {
+    const unsigned flags = oc->op->flags;
+    if (!(flags & (SS_OP_IN_PLACE | SS_OP_GRAD_IN_PLACE))) return;
+    oh_run forward = base;
+    oh_result alone;
+    forward.backward = false;
+    forward.naive = true;
+    forward.threads = 1;
+    bool good = oh_execute(oc, data, &forward, &alone, NULL);
+    for (int i = 0; good && i < oc->q.n_in; i++) {
+        if (oc->q.role[i] != SS_ROLE_BATCHED || oc->kind[i] == OH_ABSENT || oc->q.dtype[i] != SS_F32 || !ss_shape_equal(&oc->q.in[i], &oc->q.out[0])) continue;
+        for (int isa = 0; isa < SS_ISA_COUNT; isa++) {
+            if (!isa_usable((ss_isa)isa)) continue;
+            oh_run run = base;
+            run.isa = (ss_isa)isa;
+            run.threads = 2;
+            if (flags & SS_OP_IN_PLACE) {
+                run.backward = false;
+                run.over = i + 1;
+                compare_run(oc, data, &run, &alone, oc->tc->tolerance, false, "over an input");
+                run.over = 0;
+            }
+            if (flags & SS_OP_GRAD_IN_PLACE && base.backward && wants_gradient(oc, &run, i)) {
+                run.backward = true;
+                run.grad_over = i + 1;
+                compare_run(oc, data, &run, want, oc->tc->tolerance, false, "gradient over the output's");
+            }
+        }
+    }
+    oh_result_free(&alone);
+}
+
 /* Each gradient alone has the bits it has among the others. */
 static void check_gradients_alone(const oh_case *oc, const oh_data *data, oh_run base, const oh_result *want) {
     int count = 0;
@@ -209,6 +242,7 @@ static void check_setting(const oh_case *oc, setting where, uint64_t seed, bool 
         if (l == 1) oh_compare(oc, &want[0], &want[1], oc->tc->tolerance, false, "channels last against plain");
         check_paths(oc, &data, run, &want[l], thorough);
         if (special || !thorough || gives_integers(oc)) continue;
+        check_in_place(oc, &data, run, &want[l]);
         if (run.backward) check_gradients_alone(oc, &data, run, &want[l]);
         if (run.backward) check_unused_outputs(oc, &data, run);
         run.f64 = true;
