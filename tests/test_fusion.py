@@ -61,7 +61,7 @@ class Pooled(nn.Module):
 
 
 NETWORKS = {
-    "norm": (lambda open_: Normed(open_), lambda ops: "relu" not in ops),
+    "norm": (Normed, lambda ops: "relu" not in ops),
     "residual": (lambda open_: Residual(open_, False), lambda ops: "relu" not in ops and "add" not in ops),
     "projected residual": (lambda open_: Residual(open_, True), lambda ops: "relu" not in ops and "add" not in ops),
     "pool": (lambda open_: Pooled(open_, 0), lambda ops: ops.index("max_pool2d") < ops.index("relu")),
