@@ -112,7 +112,8 @@ def notes(section: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _plain(head: list[str], rows: list[list[str]]) -> str:
+def plain_table(head: list[str], rows: list[list[str]]) -> str:
+    """For a terminal: the first column to the left, the others to the right."""
     widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
     lines = []
     for row in [head, ["-" * width for width in widths], *rows]:
@@ -121,7 +122,8 @@ def _plain(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """For a page."""
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows]]
     return "\n".join(lines)
 
@@ -143,7 +145,9 @@ def text(result: Mapping[str, Any], markdown: bool = False) -> str:
     for section in result["sections"]:
         for title, columns, rows in tables(section):
             parts.append(
-                f"### {title}\n\n{_markdown(columns, rows)}" if markdown else f"{title}\n\n{_plain(columns, rows)}"
+                f"### {title}\n\n{markdown_table(columns, rows)}"
+                if markdown
+                else f"{title}\n\n{plain_table(columns, rows)}"
             )
         parts.append("\n".join(f"- {line}" for line in notes(section)))
     return "\n\n".join(part for part in parts if part) + "\n"
