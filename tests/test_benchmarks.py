@@ -40,6 +40,7 @@ def check_entry(entry: dict[str, Any], rounds: int, bursts: int) -> None:
         assert all(value > 0 for value in entry[when]["gflops"].values()) and len(entry[when]["load_average"]) == 3
         assert all(value > 0 for value in entry[when]["gbytes"].values())
     assert {"step_us", "run_us", "operators_us"} == set(entry["overhead"])
+    assert 0.1 < entry["memory"]["forecast_mib"] < 10 and -1 < entry["memory"]["grown_mib"] < 50  # of logreg
     for name, item in entry["contestants"].items():
         assert item["error"] is None, (name, item["error"])
         assert [len(burst) for burst in item["rounds_ms"]] == [bursts] * rounds
@@ -79,7 +80,11 @@ def test_quick_run_on_logreg(tmp_path: Path) -> None:
         assert len(entry["ratio_rounds"]) == 2
     row = next(line for line in done.stdout.splitlines() if line.startswith("logreg"))
     assert re.search(r"\d", row) and len(row.split()) > 6
-    assert "Peak resident memory" in done.stdout and "call from Python" in done.stdout
+    assert (
+        "Peak resident memory" in done.stdout
+        and "grown / forecast" in done.stdout
+        and "call from Python" in done.stdout
+    )
     markdown = (tmp_path / "f.md").read_text()
     assert "| logreg |" in markdown and "### Milliseconds a step" in markdown
 

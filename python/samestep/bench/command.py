@@ -169,10 +169,12 @@ def compare(
             say(f"{workload.name}: round {number + 1} of {args.rounds}")
         entry["peak_after"] = peak()
         if report.MAIN in running and not entry["contestants"][report.MAIN]["error"]:
-            try:
-                entry["overhead"] = running[report.MAIN].ask(do="overhead")[0]["overhead"]
-            except Failed as error:
-                entry["contestants"][report.MAIN]["error"] = f"overhead: {error}"
+            for extra in ("memory", "overhead"):  # the first measures nothing that the second adds
+                try:
+                    entry[extra] = running[report.MAIN].ask(do=extra)[0][extra]
+                except Failed as error:
+                    entry["contestants"][report.MAIN]["error"] = f"{extra}: {error}"
+                    break
     finally:
         for child in running.values():
             child.end()
