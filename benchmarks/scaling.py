@@ -180,7 +180,7 @@ def build_torch(p: Point, threads: int) -> list[Any]:
             loss = F.cross_entropy(net(x).flatten(0, -2), y.flatten())
             loss.backward()
             optimizer.step()
-            return float(loss)
+            return float(loss.detach())
 
         return step
 
