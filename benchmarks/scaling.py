@@ -30,6 +30,7 @@ import numpy as np
 
 VOCABULARY, CLASSES = 65, 10
 WARM_UP = 3
+RATE, MOMENTUM = 1e-3, 0.9  # small: thousands of steps on one batch of noise must not end in a spike
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,12 @@ def build_samestep(p: Point, threads: int) -> list[Any]:
     x, y = data(p)
     loss = nn.CrossEntropyLoss(axis=-1) if p.text else "cross_entropy"
     plan = ss.compile(
-        network(nn, F, p), loss, optim.SGD(0.01, momentum=0.9), p.batch, input_shape=p.sample_shape, threads=threads
+        network(nn, F, p),
+        loss,
+        optim.SGD(RATE, momentum=MOMENTUM),
+        p.batch,
+        input_shape=p.sample_shape,
+        threads=threads,
     )
     return [lambda: plan.step(x, y)]
 
@@ -173,7 +179,7 @@ def build_torch(p: Point, threads: int) -> list[Any]:
         net = network(nn, F, p)
         if layout is not None:
             net, x = net.to(memory_format=layout), x.to(memory_format=layout)
-        optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, fused=True)
+        optimizer = torch.optim.SGD(net.parameters(), RATE, momentum=MOMENTUM, fused=True)
 
         def step() -> float:
             optimizer.zero_grad(set_to_none=True)
@@ -302,6 +308,7 @@ def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def plot(result: dict[str, Any], file: Path) -> None:
     """A panel for each series: the ratio over the extent."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     names = list(dict.fromkeys(item["series"] for item in result["points"]))
     columns = min(4, len(names))
@@ -317,6 +324,7 @@ def plot(result: dict[str, Any], file: Path) -> None:
         )
         axes.axhline(1.0, color="0.3", linewidth=1)
         axes.set(xscale="log", yscale="log", title=name, ylabel="torch / samestep")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     figure.savefig(file)
 
 
