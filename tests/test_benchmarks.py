@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -39,6 +40,7 @@ def check_entry(entry: dict[str, Any], rounds: int, bursts: int) -> None:
         assert all(value > 0 for value in entry[when]["gflops"].values()) and len(entry[when]["load_average"]) == 3
         assert all(value > 0 for value in entry[when]["gbytes"].values())
     assert {"step_us", "run_us", "operators_us"} == set(entry["overhead"])
+    assert 0.1 < entry["memory"]["forecast_mib"] < 10 and -1 < entry["memory"]["grown_mib"] < 50  # of logreg
     for name, item in entry["contestants"].items():
         assert item["error"] is None, (name, item["error"])
         assert [len(burst) for burst in item["rounds_ms"]] == [bursts] * rounds
@@ -78,7 +80,11 @@ def test_quick_run_on_logreg(tmp_path: Path) -> None:
         assert len(entry["ratio_rounds"]) == 2
     row = next(line for line in done.stdout.splitlines() if line.startswith("logreg"))
     assert re.search(r"\d", row) and len(row.split()) > 6
-    assert "Peak resident memory" in done.stdout and "call from Python" in done.stdout
+    assert (
+        "Peak resident memory" in done.stdout
+        and "grown / forecast" in done.stdout
+        and "call from Python" in done.stdout
+    )
     markdown = (tmp_path / "f.md").read_text()
     assert "| logreg |" in markdown and "### Milliseconds a step" in markdown
 
@@ -263,6 +269,89 @@ def test_no_more_instructions_than_recorded() -> None:
     assert {"logreg", "mlp", "cnn", "residual", "text"} <= set(known)
     done = run_job([sys.executable, str(INSTRUCTIONS), "--workloads", "residual"], os.environ, 300.0)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+SCALING = ROOT / "benchmarks" / "scaling.py"
+
+
+def scaling() -> Any:
+    """The script as a module."""
+    if not SCALING.exists():
+        pytest.skip("needs the source folder")
+    spec = importlib.util.spec_from_file_location("scaling", SCALING)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["scaling"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_scaling_has_the_odd_sizes() -> None:
+    series = scaling().SERIES
+    values = {
+        kind: {value for name in series if name.startswith(kind) for value in series[name][2]}
+        for kind in ("mlp", "conv")
+    }
+    assert {1, 63, 65, 97, 1000} <= values["mlp"] and {7, 13, 31, 63, 97} <= values["conv"]
+    extents = {extent for _, extent, _ in series.values()}
+    assert extents == {"batch", "width", "depth", "length", "inputs"}
+    for base, extent, points in series.values():
+        assert list(points) == sorted(set(points)) and hasattr(base, extent)
+        assert base.kind != "gpt" or extent != "width" or all(value % base.heads == 0 for value in points)
+
+
+@pytest.mark.parametrize("kind", ["MLP", "CONV", "GPT", "LSTM"])
+def test_scaling_trains_the_same_network_in_both(kind: str) -> None:
+    """Parameters of equal names and shapes, and a first loss that chance alone tells apart."""
+    torch = pytest.importorskip("torch")
+    from torch.nn import functional as torch_functional
+
+    from samestep import nn
+    from samestep.nn import functional
+
+    module = scaling()
+    point = getattr(module, kind)
+    ours = {name: tuple(value.shape) for name, value in module.network(nn, functional, point).state_dict().items()}
+    theirs = module.network(torch.nn, torch_functional, point).state_dict()
+    assert ours == {name: tuple(value.shape) for name, value in theirs.items()}
+    for steps in (module.build_samestep(point, 1), module.build_torch(point, 1)):
+        for step in steps:
+            first = step()
+            assert 0.5 < first / math.log(module.VOCABULARY if point.text else module.CLASSES) < 2
+            assert step() < first
+
+
+def test_scaling_reports_what_is_slower(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    module = scaling()
+    points = [
+        {"series": "mlp-batch", "extent": "batch", "value": value, "ratio": ratio, "rounds": [ratio, 2 * ratio]}
+        | {"ms": {"samestep": 1.0, "torch": ratio}}
+        for value, ratio in ((1, 0.9), (2, 1.5), (3, 0.5))
+    ]
+    points.append({"series": "mlp-batch", "extent": "batch", "value": 4, "error": "no such luck"})
+    result = {"points": points}
+    assert [item["value"] for item in module.below(result)] == [3, 1]
+    _, rows = module.table(result)
+    assert [row[-1] for row in rows] == ["below 1", "", "below 1", "failed"]
+    module.plot(result, tmp_path / "f.png")
+    assert (tmp_path / "f.png").stat().st_size > 5000
+
+
+def test_scaling_runs(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    out = tmp_path / "f.json"
+    args = ["--quick", "--series", "mlp-width", "--rounds", "2", "--seconds", "0.01", "--threads", "1"]
+    if not SCALING.exists():
+        pytest.skip("needs the source folder")
+    done = run_job([sys.executable, str(SCALING), *args, "--json", str(out)], os.environ, 120.0)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert [item["value"] for item in result["points"]] == [7, 31]
+    for item in result["points"]:
+        assert set(item["ms"]) == {"samestep", "torch"} and min(item["ms"].values()) > 0 and len(item["rounds"]) == 2
+        assert item["ratio"] == pytest.approx(item["ms"]["torch"] / item["ms"]["samestep"])
+    assert "2 points" in done.stdout
 
 
 @pytest.mark.mpi

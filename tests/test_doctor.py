@@ -203,6 +203,16 @@ def test_cpu():
     assert len(_doctor.check_cpu({})) == 1
 
 
+@pytest.mark.mpi
+def test_peak(monkeypatch):
+    for power, threads, verdict in ((1, 4, OK), (0.1, 4, WARN), (1, 1, OK)):
+        monkeypatch.setattr(_doctor._processors, "usable", lambda threads=threads: threads)
+        row = _doctor.check_peak(lambda isa, threads, seconds, power=power: (100.0 * threads**power, 10.0 * threads))
+        assert row.verdict == verdict and "100 GFLOP/s" in row.text and ("on 4" in row.text) == (threads == 4)
+    rows = by_name(_doctor.examine())
+    assert "GB/s" in rows["peak"].text and "two ranks" in rows
+
+
 def test_platform(monkeypatch):
     assert _doctor.check_platform().verdict == OK
     monkeypatch.setattr(_doctor.platform, "machine", lambda: "aarch64")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import pytest
 
 import samestep as ss
+from conftest import run_job
 from samestep import _core, nn, optim
+from samestep.bench import contestants
 
 
 def measured(net, x, y, **more):
@@ -48,6 +53,79 @@ def test_operations_of_a_convolutional_network():
     first, second = 2 * batch * 8 * 8 * 8 * 3 * 9, 2 * batch * 3 * 3 * 4 * 8 * 9
     # Below a frozen first layer nothing is computed backwards: the second has its weight's gradient alone.
     assert flops(shown, "conv2d") == [("forward", first), ("forward", second), ("backward", second)]
+
+
+def test_operations_of_a_recurrent_network():
+    """Numbers as inputs need no gradient, a table's rows do."""
+    batch, steps, inputs, units = 4, 6, 5, 8
+    x, y = np.ones((batch, steps, inputs), np.float32), np.zeros(batch, int)
+
+    class Last(nn.Module):
+        def __init__(self, first):
+            super().__init__()
+            self.first, self.lstm, self.out = first, nn.LSTM(inputs, units, batch_first=True), nn.Linear(units, 3)
+
+        def forward(self, x):
+            return self.out(self.lstm(self.first(x))[0][:, -1])
+
+    gates = 4 * units * batch * steps
+    into, within, rest = 2 * gates * inputs, 2 * gates * units, gates * 25
+    for first, given, products in ((nn.Identity(), x, 1), (nn.Embedding(9, inputs), y[:, None].repeat(steps, 1), 2)):
+        shown = measured(Last(first), given, y)
+        assert flops(shown, "lstm") == [
+            ("forward", into + within + rest), ("backward", products * into + 2 * within + gates * 15),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["logreg", "mlp", "mlpbig", "cnn", "resnet"])
+def test_products_of_the_benchmark_set(name):
+    """explain and `samestep bench` count alike."""
+    code = """
+import sys
+import ours, workloads
+import samestep as ss
+w = workloads.WORKLOADS[sys.argv[1]]
+data = ss.compile(ours.network(w), optimizer="sgd", batch_size=w.batch, input_shape=w.sample_shape).explain().data
+found = sum(item["flops"] for item in data["instructions"] if item["op"] in ("linear", "conv2d")) * data["sweeps"]
+assert abs(found / 1e9 / w.gflop - 1) < 1e-12, (found, w.gflop)
+"""
+    done = run_job([sys.executable, "-c", code, name], os.environ | {"PYTHONPATH": str(contestants.SCRIPTS)}, 60.0)
+    assert done.returncode == 0, done.stderr
+
+
+def test_forecast_of_memory():
+    """In a process of its own, where nothing else asks for memory meanwhile. The forecast is known before the first step."""
+    code = """
+import numpy as np
+import samestep as ss
+from samestep import nn, optim
+x = np.ones((256, 1024), np.float32)
+y = np.zeros(256, int)
+net = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+plan = ss.compile(net, optimizer=optim.Adam(1e-3), batch_size=256, input_shape=(1024,), threads=2)
+forecast = plan.explain().memory["forecast"]
+for _ in range(3):
+    plan.step(x, y)
+memory = plan.explain(analyze=True).memory
+assert forecast == memory["forecast"] > 4 * 4 * (2 * 1024 * 1024 + 256 * 1024 // 4), forecast
+print(memory["grown"] / forecast)
+"""
+    done = run_job([sys.executable, "-c", code], os.environ, 60.0)
+    assert done.returncode == 0, done.stderr
+    assert 0.95 < float(done.stdout) < 1.05
+
+
+def test_memory_in_words():
+    x = np.ones((8, 4), np.float32)
+    shown = measured(nn.Linear(4, 2), x, np.zeros(8, int))
+    assert set(shown.memory) == {"forecast", "grown"}
+    assert shown.memory["forecast"] == shown.bytes["model"]["total"] + shown.bytes["plan"]["total"]
+    assert "forecast" in str(shown) and "resident memory has grown by" in str(shown)
+    plan = ss.compile(nn.Linear(4, 2), optimizer=optim.SGD(0.1), batch_size=8, input_shape=(4,))
+    assert set(plan.explain().memory) == {"forecast"} and "resident" not in str(plan.explain())
+    before = plan.explain().memory["forecast"]
+    plan.predict(x)
+    assert plan.explain().memory["forecast"] > before, "an evaluation has memory of its own"
 
 
 def test_rates_and_shares():

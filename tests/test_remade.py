@@ -43,6 +43,14 @@ def test_what_is_made_again_saves_memory() -> None:
     assert plan.explain().bytes["plan"]["activations"] < kept
 
 
+def test_what_is_made_again_is_counted_each_time() -> None:
+    _, again, plan = trained()
+    rows = [row for row in plan.explain().data["instructions"] if row["pass"] == "forward"]
+    for op in set(again):
+        work = [row["flops"] for row in rows if row["op"] == op]
+        assert len(work) == 2 * again.count(op) and set(work) == {work[0]} and work[0] > 0
+
+
 @pytest.mark.mpi
 def test_the_same_bits_where_nothing_is_made_again(mpi_run: Any) -> None:
     """Two ranks hold half the rows each, which is below the limit."""

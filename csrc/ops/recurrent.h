@@ -445,8 +445,10 @@ static inline void rec_backward(const ss_call *c, const rec_cell *cell) {
 
 static inline void rec_cost(const ss_call *c, const rec_cell *cell, bool backward, ss_cost *cost) {
     const rec_size s = rec_size_of(c, cell);
-    const double products = (double)s.steps * (double)s.gates * (double)(s.features + s.units), moved = (double)s.steps * (double)(s.features + 2 * s.units + s.kept);
-    cost->flops = products * (backward ? 6 : 2) + (double)s.steps * (double)s.gates * (backward ? 40 : 25);
+    const double gates = 2 * (double)s.steps * (double)s.gates, moved = (double)s.steps * (double)(s.features + 2 * s.units + s.kept);
+    /* Backwards the state's gradient is needed in any case. */
+    cost->flops = gates * (double)s.features * (backward ? 1 + ss_wanted(c, REC_X) + ss_wanted(c, REC_W_IH) : 1) +
+                  gates * (double)s.units * (backward ? 2 + ss_wanted(c, REC_W_HH) : 1) + gates / 2 * (backward ? 40 : 25);
     cost->bytes = moved * sizeof(float) * (backward ? 3 : 1);
 }
 

@@ -16,7 +16,7 @@ from . import _core, _libraries, _processors, _random, comm
 from . import optim as optimizers
 from ._agree import agree
 from ._arrays import as_labels, as_rows, check_shape
-from ._explain import Explanation
+from ._explain import Explanation, resident
 from ._heads import Head, Heads, Results
 from ._structure import flatten, rebuild, tensors
 from ._trace import NeedsInteger, Tensor, Trace
@@ -288,6 +288,7 @@ class Plan:
         self._inputs: list[tuple[str, tuple[int, ...]]] | None = None  # names and shapes of one sample
         self._by_name = False  # inputs are given to forward by name
         self._profiling = False
+        self._resident = 0  # bytes of the process in RAM before the memory was laid out
         self._check_ranks()
         if example is not None:
             given = self._given(example, None, None, ("example", ""))
@@ -433,7 +434,7 @@ class Plan:
 
     def _build(self, inputs: list[tuple[str, tuple[int, ...]]], soft: frozenset[str]) -> None:
         """Traces, compares with the other ranks, and lays out the model."""
-        self._inputs, self._soft = inputs, soft
+        self._inputs, self._soft, self._resident = inputs, soft, resident()
         self._check_ranks()
         trace = comm.together(self.comm, lambda: self._graph(True, True, False))
         trained = {
@@ -941,17 +942,21 @@ class Plan:
 
     def explain(self, analyze: bool = False) -> Explanation:
         """The order of work: instructions with shapes, kernels, flops, bytes, memory offsets and exchange buckets.
-        `print` it.
+        `print` it. `memory["forecast"]` is known before the first step.
 
         analyze=True also measures: the times of the steps since it was first asked for (the first call switches
-        measuring on, so take some steps between).
+        measuring on, so take some steps between), and the growth of the process's memory since compile.
         """
         model = self.model
         session, _ = self._sessions[self._last]
         if analyze and not self._profiling:
             self._profiling = True
             session.profile(True)
-        return Explanation(session.explain(), session.bytes(), model.bytes(), analyze)
+        laid = [model.bytes(), *(other.bytes() for other, _ in self._sessions.values())]
+        memory = {"forecast": sum(part["total"] for part in laid)}
+        if analyze:
+            memory["grown"] = resident() - self._resident
+        return Explanation(session.explain(), session.bytes(), model.bytes(), memory, analyze)
 
     def __repr__(self) -> str:
         laid = f"{self.comm.size} ranks, {self.threads} threads, " + (

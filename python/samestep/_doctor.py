@@ -416,6 +416,21 @@ def check_cpu(info: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def check_peak(measure: Callable[[str, int, float], tuple[float, float]], seconds: float = 0.1) -> Row:
+    """What this machine can do at best, on one thread and on all that it may use; `measure` is the core's `peak`."""
+    threads = _processors.usable()
+    one, memory = measure("", 1, seconds)
+    text = f"{one:.0f} GFLOP/s of fused multiply-adds, {memory:.0f} GB/s read from memory on one thread"
+    if threads == 1:
+        return Row("peak", OK, text)
+    all_of_them, memory = measure("", threads, seconds)
+    text += f"; {all_of_them:.0f} GFLOP/s, {memory:.0f} GB/s on {threads}"
+    if all_of_them < 0.7 * threads * one:
+        remedy = "threads share cores, or other programs are computing: fewer threads may be faster"
+        return Row("peak", WARN, text, remedy)
+    return Row("peak", OK, text)
+
+
 def examine(trial: bool = True) -> list[Row]:
     """All rows. A check that breaks becomes a FAIL row of its own, so that one surprise does not hide the others."""
     rows: list[Row] = []
@@ -447,6 +462,8 @@ def examine(trial: bool = True) -> list[Row]:
     collect("launcher", check_launcher)
     if trial:
         collect("two ranks", check_trial)
+        if info:
+            collect("peak", lambda: check_peak(sys.modules["samestep._core"].peak))
     return rows
 
 
@@ -466,7 +483,7 @@ def render(rows: list[Row]) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `samestep doctor`."""
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--quick", action="store_true", help="do not start two ranks")
+    parser.add_argument("--quick", action="store_true", help="do not start two ranks, do not measure the peak")
 
 
 def main(args: argparse.Namespace) -> int:

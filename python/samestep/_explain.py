@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -25,19 +26,33 @@ def measured_peak(isa: str, threads: int) -> tuple[float, float]:
     return _core.peak(isa, threads, PEAK_SECONDS)
 
 
+def resident() -> int:
+    """Bytes of this process's memory that are in RAM."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 class Explanation:
     """The instructions of a plan as a table: `print` shows it, Jupyter too, and `data` holds the numbers.
 
     With analyze=True each instruction has its time, its rate in GFLOP/s and the share of the machine's peak that this
-    is; `plot()` draws a roofline.
+    is; `plot()` draws a roofline. `memory` holds bytes: "forecast", what the plan's layout asks for (parameters,
+    optimizer state, gradients, activations, scratch, inputs), and with analyze=True "grown", by how much the process's
+    resident memory has really grown since the network was compiled.
     """
 
     def __init__(
-        self, data: Mapping[str, Any], plan_bytes: Mapping[str, int], model_bytes: Mapping[str, int], analyze: bool
+        self,
+        data: Mapping[str, Any],
+        plan_bytes: Mapping[str, int],
+        model_bytes: Mapping[str, int],
+        memory: Mapping[str, int],
+        analyze: bool,
     ) -> None:
         self.data = dict(data)
         self.analyze = analyze
         self.bytes = {"model": dict(model_bytes), "plan": dict(plan_bytes)}
+        self.memory = dict(memory)
 
     @property
     def peak(self) -> tuple[float, float]:
@@ -105,7 +120,12 @@ class Explanation:
         memory = [
             f"{kind} {name} {_count(size, 'B')}" for kind, sizes in self.bytes.items() for name, size in sizes.items()
         ]
-        lines = ["; ".join(parts), "memory: " + "; ".join(memory)]
+        total = f"forecast {_count(self.memory['forecast'], 'B')} in all"
+        if "grown" in self.memory:
+            total += (
+                f"; resident memory has grown by {_count(self.memory['grown'], 'B')} since the network was compiled"
+            )
+        lines = ["; ".join(parts), "memory: " + "; ".join(memory), total]
         if self.analyze:
             lines.append(self._measured())
         return "\n".join(lines)

@@ -23,7 +23,7 @@ examples:
   samestep bench --workloads mlp cnn --contestants samestep torch jax --rounds 9
   samestep bench --precision bf16 --workloads mlpbig gpt
   samestep bench --interpreter tensorflow=/path/to/other/venv/bin/python
-  samestep bench --record benchmarks/results
+  samestep bench --record
 
 Each contestant trains the same network on the same data and takes its turns while the others sleep. A ratio above 1 means
 that samestep is faster than the best of its peers; "of peak" is the share of the multiply-adds that this machine could do.
@@ -56,8 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", type=Path, metavar="FILE", help="write all raw times, commands and facts of the machine")
     add("--markdown", type=Path, metavar="FILE", help="write the tables as markdown")
     add("--plot", type=Path, metavar="FILE", help="draw each contestant's time beside samestep's (needs matplotlib)")
-    help = "add figures, facts of the machine and the commit to the records in FOLDER; compare with its last ones of this processor"
-    add("--record", type=Path, metavar="FOLDER", help=help)
+    help = (
+        "add figures, machine and commit to the records in FOLDER (default: benchmarks/results); compare with the last"
+    )
+    add("--record", type=Path, nargs="?", const=Path("benchmarks/results"), metavar="FOLDER", help=help)
 
 
 def settle(args: argparse.Namespace) -> None:
@@ -169,10 +171,12 @@ def compare(
             say(f"{workload.name}: round {number + 1} of {args.rounds}")
         entry["peak_after"] = peak()
         if report.MAIN in running and not entry["contestants"][report.MAIN]["error"]:
-            try:
-                entry["overhead"] = running[report.MAIN].ask(do="overhead")[0]["overhead"]
-            except Failed as error:
-                entry["contestants"][report.MAIN]["error"] = f"overhead: {error}"
+            for extra in ("memory", "overhead"):  # the first measures nothing that the second adds
+                try:
+                    entry[extra] = running[report.MAIN].ask(do=extra)[0][extra]
+                except Failed as error:
+                    entry["contestants"][report.MAIN]["error"] = f"{extra}: {error}"
+                    break
     finally:
         for child in running.values():
             child.end()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _KEPT = ("version", "best_ms", "median_ms", "peak_mib", "error", "learns", "steps_of_a_burst")
-_FIGURES = ("name", "gflop", "ratio", "best_peer", "fraction_of_peak", "peak_gflops", "overhead")
+_FIGURES = ("name", "gflop", "ratio", "best_peer", "fraction_of_peak", "peak_gflops", "overhead", "memory")
 
 
 def commit() -> str | None:

@@ -62,7 +62,7 @@ def tables(section: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[s
     names = [name for name in section["contestants"] if name in present]
     peak = str(section["processors"])
     head = ["workload", "GFLOP", "at peak", *names, "ratio", "of rounds", "of peak", "GFLOP/s peak", "load"]
-    times, memory, inside = [], [], []
+    times, memory, inside, forecast = [], [], [], []
     for entry in entries:
         rounds, fraction = entry.get("ratio_rounds"), entry.get("fraction_of_peak")
         before, after = (entry[when]["gflops"][peak] for when in ("peak_before", "peak_after"))
@@ -74,25 +74,31 @@ def tables(section: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[s
         memory.append(
             [entry["name"], *(number((entry["contestants"].get(name) or {}).get("peak_mib")) for name in names)]
         )
+        if found := entry.get("memory"):
+            planned, grown = found["forecast_mib"], found["grown_mib"]
+            forecast.append([entry["name"], number(planned), number(grown), f"{grown / planned:.3f}"])
         if overhead := entry.get("overhead"):
             step, run, operators = (overhead[name] for name in ("step_us", "run_us", "operators_us"))
             inside.append(
                 [entry["name"], *(number(value) for value in (step, run, operators, step - run, run - operators))]
             )
     who = f"{section['ranks']} rank{'s' * (section['ranks'] > 1)} of {section['threads']} thread{'s' * (section['threads'] > 1)}"
-    found = [
+    shown = [
         (f"Milliseconds a step, best burst; {who}", head, times),
         (f"Peak resident memory, MiB; {who}", ["workload", *names], memory),
     ]
+    if forecast:
+        title = f"samestep's memory of a rank since compile, MiB; {who}"
+        shown.append((title, ["workload", "forecast", "grown by", "grown / forecast"], forecast))
     if inside:
-        found.append(
+        shown.append(
             (
                 f"samestep's own step, microseconds; {who}",
                 ["workload", "plan.step", "plan.run", "in operators", "call from Python", "rest of the step"],
                 inside,
             )
         )
-    return found
+    return shown
 
 
 def notes(section: Mapping[str, Any]) -> list[str]:
@@ -112,7 +118,8 @@ def notes(section: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _plain(head: list[str], rows: list[list[str]]) -> str:
+def plain_table(head: list[str], rows: list[list[str]]) -> str:
+    """For a terminal: the first column to the left, the others to the right."""
     widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
     lines = []
     for row in [head, ["-" * width for width in widths], *rows]:
@@ -121,7 +128,8 @@ def _plain(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """For a page."""
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows]]
     return "\n".join(lines)
 
@@ -143,7 +151,9 @@ def text(result: Mapping[str, Any], markdown: bool = False) -> str:
     for section in result["sections"]:
         for title, columns, rows in tables(section):
             parts.append(
-                f"### {title}\n\n{_markdown(columns, rows)}" if markdown else f"{title}\n\n{_plain(columns, rows)}"
+                f"### {title}\n\n{markdown_table(columns, rows)}"
+                if markdown
+                else f"{title}\n\n{plain_table(columns, rows)}"
             )
         parts.append("\n".join(f"- {line}" for line in notes(section)))
     return "\n\n".join(part for part in parts if part) + "\n"

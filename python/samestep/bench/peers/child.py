@@ -40,10 +40,11 @@ class Setting:
         self.precision: str = args.precision
 
 
-def peak_memory() -> float:
-    """Peak resident memory of this process, MiB. (getrusage's figure would include the parent's before exec.)"""
+def memory(what: str) -> float:
+    """Resident memory of this process, MiB: "VmRSS" now, "VmHWM" at its peak (getrusage's would include the parent's before
+    exec)."""
     with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+        return next(int(line.split()[1]) for line in status if line.startswith(what)) / 1024
 
 
 def serve(build: Callable[[Setting], tuple[str, Steps, dict[str, Callable[[], Any]]]], rank: int = 0) -> None:
@@ -80,7 +81,7 @@ def serve(build: Callable[[Setting], tuple[str, Steps, dict[str, Callable[[], An
                     started = time.perf_counter()
                     loss = steps(command["n"])
                     seconds.append(time.perf_counter() - started)
-                answer({"seconds": seconds, "loss": loss, "peak_mib": peak_memory()})
+                answer({"seconds": seconds, "loss": loss, "peak_mib": memory("VmHWM")})
         except (BrokenPipeError, ConnectionResetError):
             pass  # the runner has gone
         except Exception as error:

@@ -5,6 +5,7 @@ Variants: "" takes plan.step on resident arrays, "run" takes many steps in one p
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import time
@@ -116,7 +117,10 @@ def network(workload: Workload) -> Any:
 
 def build(setting: child.Setting) -> Any:
     workload = setting.workload
+    x, y = data(workload)
+    many = functools.cache(lambda: data(workload, RUN_BATCHES))
     ss.manual_seed(0)
+    before = child.memory("VmRSS")
     kinds: dict[str, Any] = {"sgd": (optim.SGD, SGD), "adam": (optim.Adam, ADAM), "adamw": (optim.AdamW, ADAMW)}
     kind, settings = kinds[workload.optimizer]
     plan = ss.compile(
@@ -128,8 +132,6 @@ def build(setting: child.Setting) -> Any:
         threads=setting.threads,
         precision=setting.precision,
     )
-    x, y = data(workload)
-    many_x, many_y = data(workload, RUN_BATCHES)
 
     def steps(n: int) -> float:
         loss = 0.0
@@ -138,8 +140,16 @@ def build(setting: child.Setting) -> Any:
         return loss
 
     def run(n: int) -> float:
+        many_x, many_y = many()
         order = np.arange(n * workload.batch) % len(many_x)
         return float(np.divide(*plan.run(many_x, many_y, order, batch_size=workload.batch)[-1, 0]))
+
+    def memory() -> dict[str, float]:
+        """MiB that the plan's layout asks for, and by how much the process's peak has really grown."""
+        return {
+            "forecast_mib": plan.explain().memory["forecast"] / 2**20,
+            "grown_mib": child.memory("VmHWM") - before,
+        }
 
     def overhead() -> dict[str, float]:
         """Microseconds a step, the least of five bursts: by plan.step, by plan.run (no Python between steps), and
@@ -163,7 +173,7 @@ def build(setting: child.Setting) -> Any:
             )
         return best
 
-    return ss.__version__, run if setting.variant == "run" else steps, {"overhead": overhead}
+    return ss.__version__, run if setting.variant == "run" else steps, {"overhead": overhead, "memory": memory}
 
 
 if __name__ == "__main__":
