@@ -31,12 +31,13 @@ from samestep import _core, nn, optim
 ORDER_VERSION = 4
 GOLDEN = {
     "data": "4e091b76b306988b4e5d7d25a2c7db0849db4b3e68d90412c3a8b975c5af31f0",
-    "initial values": "57f9bd004d06525656190b2bb6040008ea23840929e1c47014b669630d42809d",
+    "initial values": "158e76f80199a3c5963192aff562160bce04957cf1f20f332a3b10ab87a18c68",
     "mlp, SGD with momentum": "ee7ce636eef3b25cd26856d49342ef4341b76ac5e707fdc673b4a3e495d79960",
     "cnn with dropout, Adam": "178be5e2a00e5c37b156a900b9d0c03b477ec46cd178d66142a69e15d90395c4",
     "residual with batch norm, AdamW": "8464d109e598b3a3e2d17d53cbf9203819dd560ef9c9846af2c60a43130fe4e2",
     "every activation, SGD with nesterov": "6e392d092801dd92ddda5c625bb1f14552d9f64f20d622e44170b4bbb81f40d3",
     "causal attention, AdamW": "3639d03f62699345f2b5a627ae859c7bf6fdd85528cad304a1cbd59923260f72",
+    "mlp in bf16, SGD with momentum": "2f39eaa92ecc2dc3d0e8e8e233069a71a206238fd5f98a64c056f1ab0ceb4913",
 }
 """SHA-256 of names, shapes and bits (ss.fingerprint) after ten steps."""
 
@@ -99,6 +100,7 @@ NETWORKS = {
     "residual with batch norm, AdamW": (residual, 19),
     "every activation, SGD with nesterov": (activations, 45),
     "causal attention, AdamW": (attention, 21),
+    "mlp in bf16, SGD with momentum": (mlp, 37),
 }
 
 
@@ -111,7 +113,8 @@ def trained(name: str, threads: int, **options: Any) -> str:
     ss.manual_seed(11)
     net, rule = make()
     x, y = batches(batch)
-    plan = ss.compile(net, "cross_entropy", rule, batch, seed=5, threads=threads, **options)
+    precision = "bf16" if "bf16" in name else "fp32"
+    plan = ss.compile(net, "cross_entropy", rule, batch, seed=5, threads=threads, precision=precision, **options)
     for step in range(10):
         plan.step(x[step * batch : (step + 1) * batch], y[step * batch : (step + 1) * batch])
     return ss.fingerprint(net)

@@ -30,6 +30,7 @@ typedef struct ss_matmul {
     const float *bias; /* n, or NULL */
     float *packed;
     bool kept; /* native backend: B is multiplied with many A of few rows. matmul_pack copies it into panels at `packed`, ss_matmul_kept() floats, for all matmul_run to come */
+    bool bf16; /* native kernels whatever the backend: operands are rounded to bfloat16 and multiplied in pairs along k, fma(even, even, fma(odd, odd, acc)); a missing last is zero */
     const ss_fold *fold;
     int64_t positions;
 } ss_matmul;
@@ -50,6 +51,7 @@ typedef struct ss_matmul_fold {
     float *c;
     int64_t c_row, block_stride;
     float *scratch;
+    bool bf16; /* the same, in pairs along the rows of a lane */
     const ss_fold *fold;
 } ss_matmul_fold;
 

@@ -12,6 +12,7 @@
 #include <string.h>
 #include "base/shape.h"
 #include "kernels/internal.h"
+#define SS_TILE_PAIRS
 #include "kernels/matmul_tile.h"
 
 enum {
@@ -166,6 +167,65 @@ static void run_native(const ss_matmul *p, int thread, int threads) {
     else plain(p, r, buffer);
 }
 
+/* Precision bf16. Both operands are rounded and copied in pairs along k, A in blocks of rows, B in panels. */
+enum { PAIRS_K = 512, PAIRS_SKEW = 8 };
+
+/* A panel of B: k x n floats become pairs [(k + 1) / 2][TILE_N]. */
+static void pairs_panel(int64_t k, int64_t n, const float *from, int64_t step, int64_t column, float *to) {
+    if (column == 1) {
+        pairs_of_rows(k, n, from, step, to, TILE_N);
+        return;
+    }
+    if (step == 1) { /* turned: the elements of a column lie side by side */
+        const int64_t pairs = (k + 1) / 2;
+        for (int64_t j = 0; j < n; j += VEC_WIDTH) {
+            float square[VEC_WIDTH * VEC_WIDTH] = {0};
+            const int64_t columns = ss_min(VEC_WIDTH, n - j);
+            for (int64_t q = 0; q < pairs; q += VEC_WIDTH) {
+                const int64_t some = ss_min(VEC_WIDTH, pairs - q);
+                pairs_along_rows(columns, ss_min(2 * some, k - 2 * q), from + j * column + 2 * q, column, square, VEC_WIDTH);
+                if (some == VEC_WIDTH) vec_transpose(square, VEC_WIDTH, (int)columns, to + q * TILE_N + j, TILE_N);
+                else
+                    for (int64_t i = 0; i < columns; i++)
+                        for (int64_t r = 0; r < some; r++) to[(q + r) * TILE_N + j + i] = square[i * VEC_WIDTH + r];
+            }
+        }
+        return;
+    }
+    for (int64_t p = 0; p < k; p += 2)
+        for (int64_t j = 0; j < n; j++) to[p / 2 * TILE_N + j] = pair_of(from[p * step + j * column], p + 1 < k ? from[(p + 1) * step + j * column] : 0);
+}
+
+static void run_pairs(const ss_matmul *p, int thread, int threads) {
+    const region r = share_of(p, thread, threads);
+    if (r.m0 == r.m1 || r.n0 == r.n1) return;
+    _Alignas(64) float buffer[BUFFER];
+    float *panel = buffer, *copy = buffer + PAIRS_K / 2 * TILE_N;
+    const bool native = pairs_kind() == PRODUCT_PAIRS;
+    const int64_t parts = ss_max(1, (p->k + PAIRS_K - 1) / PAIRS_K), row = PAIRS_K / 2 + PAIRS_SKEW, block = (BUFFER - PAIRS_K / 2 * TILE_N) / row / TILE_M * TILE_M;
+    for (int64_t i0 = r.m0; i0 < r.m1; i0 += block) {
+        const int64_t m = ss_min(block, r.m1 - i0), strips = tile_strips(m);
+        for (int64_t part = 0; part < parts; part++) {
+            const int64_t q = p->k * part / parts / 2 * 2, k = (part == parts - 1 ? p->k : p->k * (part + 1) / parts / 2 * 2) - q, pairs = (k + 1) / 2;
+            const float *a = p->a + i0 * p->a_row + q * p->a_col, *bias = part == parts - 1 ? p->bias : NULL;
+            if (p->a_col == 1) pairs_along_rows(m, k, a, p->a_row, copy, row);
+            else
+                for (int64_t i = 0; i < m; i++)
+                    for (int64_t e = 0; e < k; e += 2) copy[i * row + e / 2] = pair_of(a[i * p->a_row + e * p->a_col], e + 1 < k ? a[i * p->a_row + (e + 1) * p->a_col] : 0);
+            for (int64_t j = r.n0; j < r.n1; j += TILE_N) {
+                const int64_t n = ss_min(TILE_N, r.n1 - j);
+                const float *b = p->b + q * p->b_row + j * p->b_col;
+                pairs_panel(k, n, b, p->b_row, p->b_col, panel);
+                for (int64_t s = 0; s < strips; s++) {
+                    const int64_t i = tile_begin(m, strips, s), rows = tile_begin(m, strips, s + 1) - i;
+                    (native ? tile_pairs_native : tile_pairs_emulated)((int)rows, n, pairs, copy + i * row, row, 1, panel, TILE_N, p->c + (i0 + i) * p->c_row + j, p->c_row, part > 0,
+                                                                      bias ? bias + j : NULL, panel, 0);
+                }
+            }
+        }
+    }
+}
+
 int64_t SS_FN(matmul_packed)(ss_backend backend, int64_t n, int64_t k) {
     (void)backend, (void)n, (void)k;
     return 0;
@@ -197,7 +257,8 @@ static void run_kept(const ss_matmul *p, int thread, int threads) {
 }
 
 void SS_FN(matmul_run)(const ss_matmul *p, int thread, int threads) {
-    if (p->backend == SS_BACKEND_OPENBLAS) SS_FN(matmul_run_openblas)(p, thread, threads);
+    if (p->bf16) run_pairs(p, thread, threads);
+    else if (p->backend == SS_BACKEND_OPENBLAS) SS_FN(matmul_run_openblas)(p, thread, threads);
     else if (p->kept) run_kept(p, thread, threads);
     else run_native(p, thread, threads);
 }

@@ -23,7 +23,7 @@ enum {
 };
 
 typedef struct step {
-    int row, rows; /* inside the chunk */
+    int row, rows; /* inside the chunk; with pairs `row` is even */
     bool pair;     /* the next `rows` rows are another lane, joined at once */
     bool resume;   /* go on from the top of the stack */
     int joins;     /* with partials below, after the lane (after the pair's own) */
@@ -42,12 +42,13 @@ static int next_chunk(const ss_matmul_fold *p, walk *w, step *steps, int64_t *ro
     const ss_fold *f = p->fold;
     int count = 0;
     int64_t used = 0;
+    const int64_t even = p->bf16 ? 1 : 0; /* pairs of rows begin at the beginning of a lane, and the last row of a lane may stand alone */
     while (w->lane < f->lanes && used < CHUNK) {
         int i = w->lane;
         int64_t end = f->row[i + 1] * p->positions, left = end - w->row, begin = f->row[i] * p->positions;
         if (left > CHUNK - used && used > 0) break; /* begin a lane that does not fit in a chunk of its own */
         bool resume = w->row > begin;
-        if (PAIR && !resume && i + 1 < f->lanes && f->adds[i] == 0 && f->adds[i + 1] > 0 && 2 * left <= CHUNK - used &&
+        if (PAIR && !resume && !(even && left % 2) && i + 1 < f->lanes && f->adds[i] == 0 && f->adds[i + 1] > 0 && 2 * left <= CHUNK - used &&
             f->row[i + 2] * p->positions - end == left) {
             steps[count++] = (step){(int)used, (int)left, true, false, f->adds[i + 1] - 1, w->height};
             w->height += 1 - (f->adds[i + 1] - 1);
@@ -64,6 +65,7 @@ static int next_chunk(const ss_matmul_fold *p, walk *w, step *steps, int64_t *ro
         w->lane += done;
         w->row += take;
         used += take;
+        if (even && used % 2) used++;
     }
     *rows = used;
     return count;
@@ -77,8 +79,8 @@ typedef struct tile_stack {
     float *rest; /* levels from `blocks` on, FOLD_M x TILE_N each */
 } tile_stack;
 
-/* a: rows of the chunk a_step floats apart; b: the packed panel. */
-SS_INLINE void fold_kernel(const int rows, const int vectors, const step *steps, int count, const float *a, int64_t a_step, const float *b,
+/* a: rows (or pairs of rows) of the chunk a_step floats apart; b: the packed panel. */
+SS_INLINE void fold_kernel(const int kind, const int rows, const int vectors, const step *steps, int count, const float *a, int64_t a_step, const float *b,
                            const tile_stack *stack, vec_mask last) {
     for (const step *s = steps; s < steps + count; s++) {
         vec x[1 + PAIR][FOLD_M][TILE_VECTORS];
@@ -99,27 +101,28 @@ SS_INLINE void fold_kernel(const int rows, const int vectors, const step *steps,
                     x[0][i][v] = v < vectors - 1 ? vec_load(from + i * from_row + v * VEC_WIDTH)
                                                  : vec_load_mask(from + i * from_row + v * VEC_WIDTH, last);
         }
-        const float *aa = a + s->row * a_step, *bb = b + s->row * TILE_N;
+        const int unit = kind == PRODUCT_FLOAT ? 1 : 2, length = (s->rows + unit - 1) / unit;
+        const float *aa = a + s->row / unit * a_step, *bb = b + s->row / unit * TILE_N;
         if (PAIR && s->pair) {
-            const float *a1 = aa + s->rows * a_step, *b1 = bb + s->rows * TILE_N;
+            const float *a1 = aa + length * a_step, *b1 = bb + length * TILE_N;
 #pragma GCC unroll 14
             for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; v++) x[PAIR][i][v] = vec_zero();
-            for (int q = 0; q < s->rows; q++) {
+            for (int q = 0; q < length; q++) {
                 vec y[TILE_VECTORS], z[TILE_VECTORS];
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; v++) y[v] = vec_load(bb + v * VEC_WIDTH);
 #pragma GCC unroll 14
                 for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-                    for (int v = 0; v < vectors; v++) x[0][i][v] = vec_fma(vec_set(aa[i]), y[v], x[0][i][v]);
+                    for (int v = 0; v < vectors; v++) x[0][i][v] = product(kind, vec_set(aa[i]), y[v], x[0][i][v]);
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; v++) z[v] = vec_load(b1 + v * VEC_WIDTH);
 #pragma GCC unroll 14
                 for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-                    for (int v = 0; v < vectors; v++) x[PAIR][i][v] = vec_fma(vec_set(a1[i]), z[v], x[PAIR][i][v]);
+                    for (int v = 0; v < vectors; v++) x[PAIR][i][v] = product(kind, vec_set(a1[i]), z[v], x[PAIR][i][v]);
                 aa += a_step, a1 += a_step, bb += TILE_N, b1 += TILE_N;
             }
 #pragma GCC unroll 14
@@ -127,14 +130,14 @@ SS_INLINE void fold_kernel(const int rows, const int vectors, const step *steps,
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; v++) x[0][i][v] = vec_add(x[0][i][v], x[PAIR][i][v]);
         } else {
-            for (int q = 0; q < s->rows; q++) {
+            for (int q = 0; q < length; q++) {
                 vec y[TILE_VECTORS];
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; v++) y[v] = vec_load(bb + v * VEC_WIDTH);
 #pragma GCC unroll 14
                 for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-                    for (int v = 0; v < vectors; v++) x[0][i][v] = vec_fma(vec_set(aa[i]), y[v], x[0][i][v]);
+                    for (int v = 0; v < vectors; v++) x[0][i][v] = product(kind, vec_set(aa[i]), y[v], x[0][i][v]);
                 aa += a_step, bb += TILE_N;
             }
         }
@@ -163,34 +166,43 @@ SS_INLINE void fold_kernel(const int rows, const int vectors, const step *steps,
     }
 }
 
-static __attribute__((noinline)) void fold_strip(int rows, int64_t n, const step *steps, int count, const float *a, int64_t a_step, const float *b,
-                                                 const tile_stack *stack) {
-    int vectors = (int)((n + VEC_WIDTH - 1) / VEC_WIDTH);
-    vec_mask last = vec_first(n - (int64_t)(vectors - 1) * VEC_WIDTH);
-    /* The outputs of the next strip, whose lines are far apart, are on their way while this one is computed. */
-    for (int i = 0; i < rows; i++) {
-        __builtin_prefetch(stack->c + (rows + i) * stack->c_row, 1, 3);
-        __builtin_prefetch(stack->c + (rows + i) * stack->c_row + n - 1, 1, 3);
-    }
-#define FOLD_TILE(r, v) case (r) * 8 + (v): fold_kernel(r, v, steps, count, a, a_step, b, stack, last); break;
+#define FOLD_TILE(r, v) case (r) * 8 + (v): fold_kernel(FOLD_KIND, r, v, steps, count, a, a_step, b, stack, last); break;
 #if defined(__AVX512F__) || defined(__AVX2__)
 #define FOLD_ROW(r) FOLD_TILE(r, 1) FOLD_TILE(r, 2)
 #else
 #define FOLD_ROW(r) FOLD_TILE(r, 1) FOLD_TILE(r, 2) FOLD_TILE(r, 3) FOLD_TILE(r, 4)
 #endif
-    switch (rows * 8 + vectors) {
-        FOLD_ROW(1) FOLD_ROW(2) FOLD_ROW(3) FOLD_ROW(4)
-#if defined(__AVX512F__) || defined(__AVX2__)
-        FOLD_ROW(5) FOLD_ROW(6)
-#endif
 #if defined(__AVX512F__)
-        FOLD_ROW(7)
+#define FOLD_ROWS FOLD_ROW(5) FOLD_ROW(6) FOLD_ROW(7)
+#elif defined(__AVX2__)
+#define FOLD_ROWS FOLD_ROW(5) FOLD_ROW(6)
+#else
+#define FOLD_ROWS
 #endif
-        default: __builtin_unreachable();
+/* The outputs of the next strip, whose lines are far apart, are on their way while this one is computed. */
+#define FOLD_STRIP(name)                                                                                                                                     \
+    static __attribute__((noinline)) void name(int rows, int64_t n, const step *steps, int count, const float *a, int64_t a_step, const float *b,            \
+                                               const tile_stack *stack) {                                                                                    \
+        int vectors = (int)((n + VEC_WIDTH - 1) / VEC_WIDTH);                                                                                                \
+        vec_mask last = vec_first(n - (int64_t)(vectors - 1) * VEC_WIDTH);                                                                                   \
+        for (int i = 0; i < rows; i++) {                                                                                                                     \
+            __builtin_prefetch(stack->c + (rows + i) * stack->c_row, 1, 3);                                                                                  \
+            __builtin_prefetch(stack->c + (rows + i) * stack->c_row + n - 1, 1, 3);                                                                          \
+        }                                                                                                                                                    \
+        switch (rows * 8 + vectors) {                                                                                                                        \
+            FOLD_ROW(1) FOLD_ROW(2) FOLD_ROW(3) FOLD_ROW(4) FOLD_ROWS                                                                                        \
+            default: __builtin_unreachable();                                                                                                                \
+        }                                                                                                                                                    \
     }
-#undef FOLD_ROW
-#undef FOLD_TILE
-}
+#define FOLD_KIND PRODUCT_FLOAT
+FOLD_STRIP(fold_strip)
+#undef FOLD_KIND
+#define FOLD_KIND PRODUCT_PAIRS
+FOLD_STRIP(fold_pairs_native)
+#undef FOLD_KIND
+#define FOLD_KIND PRODUCT_PAIRS_EMULATED
+FOLD_STRIP(fold_pairs_emulated)
+#undef FOLD_KIND
 
 static int64_t strips_of(int64_t m) { return (m + FOLD_M - 1) / FOLD_M; }
 
@@ -220,6 +232,32 @@ static void pack_strips(int64_t rows, int64_t m, int64_t strips, const float *a,
         }
 }
 
+/* Precision bf16: pairs of rows of the chunk's lanes, strip after strip; a lane's last row may stand alone. */
+static void pack_strip_pairs(const step *steps, int count, int64_t rows, int64_t m, int64_t strips, const float *a, int64_t a_row, float *to) {
+    const int64_t stride = strip_floats(rows / 2);
+    for (const step *s = steps; s < steps + count; s++)
+        for (int lane = 0; lane <= s->pair; lane++, a += (int64_t)s->rows * a_row)
+            for (int q = 0; 2 * q < s->rows; q++) {
+                const float *even = a + 2 * q * a_row, *odd = 2 * q + 1 < s->rows ? even + a_row : NULL;
+                float *line = to + ((s->row + lane * s->rows) / 2 + q) * FOLD_M;
+                for (int64_t t = 0; t < strips; t++) {
+                    const int64_t begin = tile_begin(m, strips, t), end = tile_begin(m, strips, t + 1);
+#if defined(__AVX512F__)
+                    const vec_mask mask = vec_first(end - begin);
+                    const __m512i high = odd ? pairs_round(vec_load_mask(odd + begin, mask)) : _mm512_setzero_si512();
+                    _mm256_storeu_ps(line + t * stride, _mm512_castps512_ps256(pairs_join(pairs_round(vec_load_mask(even + begin, mask)), high)));
+#else
+                    for (int64_t i = begin; i < end; i++) line[t * stride + i - begin] = pair_of(even[i], odd ? odd[i] : 0);
+#endif
+                }
+            }
+}
+
+static void pack_panel_pairs(const step *steps, int count, int64_t n, const float *b, int64_t b_row, float *panel) {
+    for (const step *s = steps; s < steps + count; s++)
+        for (int lane = 0; lane <= s->pair; lane++, b += (int64_t)s->rows * b_row) pairs_of_rows(s->rows, n, b, b_row, panel + (s->row + lane * s->rows) / 2 * TILE_N, TILE_N);
+}
+
 /* Floats of a thread: A's strips of one chunk, then the tiles' stacks. */
 static int64_t strips_floats(int64_t m) { return ss_round_up(strip_floats(CHUNK) * strips_of(ss_min(m, SHORT_M)), 16); }
 
@@ -235,25 +273,29 @@ static void fold_block(const ss_matmul_fold *p, int64_t i0, int64_t m, int64_t j
     float *packed = scratch, *stacks = scratch + strips_floats(p->m);
     int64_t strips = strips_of(m), rows;
     int64_t rest = one_chunk ? 0 : (int64_t)ss_max(p->fold->depth - p->fold->blocks, 0) * FOLD_M * TILE_N;
+    const bool native = pairs_kind() == PRODUCT_PAIRS;
     _Alignas(64) float panel[CHUNK * TILE_N];
     step steps[CHUNK];
     walk w = {0, p->fold->row[0] * p->positions, 0};
-    for (int64_t first = w.row; w.lane < p->fold->lanes; first += rows) {
+    for (int64_t first = w.row; w.lane < p->fold->lanes; first = w.row) {
         int count = next_chunk(p, &w, steps, &rows);
         const int64_t panels = (n + TILE_N - 1) / TILE_N, more = ss_min(CHUNK, p->fold->row[p->fold->lanes] * p->positions - w.row);
         int64_t turn = 0;
-        pack_strips(rows, m, strips, p->a + first * p->a_row + i0, p->a_row, packed);
+        if (p->bf16) pack_strip_pairs(steps, count, rows, m, strips, p->a + first * p->a_row + i0, p->a_row, packed);
+        else pack_strips(rows, m, strips, p->a + first * p->a_row + i0, p->a_row, packed);
         for (int64_t j = 0; j < n; j += TILE_N) {
             int64_t columns = ss_min(TILE_N, n - j);
-            tile_panel(rows, columns, p->b + first * p->b_row + j0 + j, p->b_row, 1, panel);
+            if (p->bf16) pack_panel_pairs(steps, count, columns, p->b + first * p->b_row + j0 + j, p->b_row, panel);
+            else tile_panel(rows, columns, p->b + first * p->b_row + j0 + j, p->b_row, 1, panel);
             for (int64_t s = 0; s < strips; s++) {
                 int64_t i = tile_begin(m, strips, s), height = tile_begin(m, strips, s + 1) - i;
-                if (j + TILE_N < n) tile_fetch(s, strips, rows, ss_min(TILE_N, n - j - TILE_N), p->b + first * p->b_row + j0 + j + TILE_N, p->b_row);
+                if (j + TILE_N < n) tile_fetch(s, strips, w.row - first, ss_min(TILE_N, n - j - TILE_N), p->b + first * p->b_row + j0 + j + TILE_N, p->b_row);
                 else if (more > 0) tile_fetch(s, strips, more, ss_min(TILE_N, n), p->b + w.row * p->b_row + j0, p->b_row);
                 if (more > 0) tile_fetch(turn++, panels * strips, more, m, p->a + w.row * p->a_row + i0, p->a_row);
                 tile_stack stack = {p->c + (i0 + i) * p->c_row + j0 + j, p->c_row, p->block_stride, p->fold->blocks,
                                     stacks + (j / TILE_N * strips + s) * rest};
-                fold_strip((int)height, columns, steps, count, packed + s * strip_floats(rows), FOLD_M, panel, &stack);
+                if (!p->bf16) fold_strip((int)height, columns, steps, count, packed + s * strip_floats(rows), FOLD_M, panel, &stack);
+                else (native ? fold_pairs_native : fold_pairs_emulated)((int)height, columns, steps, count, packed + s * strip_floats(rows / 2), FOLD_M, panel, &stack);
             }
         }
     }
@@ -277,6 +319,7 @@ static void fold_native(const ss_matmul_fold *p, int thread, int threads) {
     int64_t m0, m1, n0, n1, rows = (p->fold->row[p->fold->lanes] - p->fold->row[0]) * p->positions;
     ss_split(p->m, 1, thread / across, best, &m0, &m1);
     ss_split(p->n, VEC_WIDTH, thread % across, across, &n0, &n1);
+    for (int l = 0; p->bf16 && l < p->fold->lanes; l++) rows += (p->fold->row[l + 1] - p->fold->row[l]) * p->positions % 2; /* a row that stands alone takes two places */
     bool one_chunk = rows <= CHUNK;
     int64_t block_m = one_chunk ? SHORT_M : LONG_M, block_n = one_chunk ? ss_max(n1 - n0, 1) : LONG_N;
     float *scratch = p->scratch + thread * thread_floats(p->m, p->n, p->fold->depth);
@@ -286,11 +329,11 @@ static void fold_native(const ss_matmul_fold *p, int thread, int threads) {
 }
 
 int64_t SS_FN(matmul_fold_scratch)(const ss_matmul_fold *p, int depth, int threads) {
-    if (p->backend == SS_BACKEND_OPENBLAS) return SS_FN(matmul_fold_scratch_openblas)(p, depth, threads);
+    if (p->backend == SS_BACKEND_OPENBLAS && !p->bf16) return SS_FN(matmul_fold_scratch_openblas)(p, depth, threads);
     return threads * thread_floats(p->m, p->n, depth);
 }
 
 void SS_FN(matmul_fold)(const ss_matmul_fold *p, int thread, int threads) {
-    if (p->backend == SS_BACKEND_OPENBLAS) SS_FN(matmul_fold_openblas)(p, thread, threads);
+    if (p->backend == SS_BACKEND_OPENBLAS && !p->bf16) SS_FN(matmul_fold_openblas)(p, thread, threads);
     else fold_native(p, thread, threads);
 }

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "kernels/pairs.h"
 #include "kernels/vec.h"
 
 #if defined(__AVX512F__)
@@ -21,7 +22,7 @@ enum { TILE_N = TILE_VECTORS * VEC_WIDTH };
 
 /* rows and vectors are constants at every call, so the arrays live in registers. `last` masks the last vector. Row pointers stand three
  * rows apart because base + {0, 1, 2} * stride is one addressing mode each. */
-SS_INLINE void tile_kernel(const int rows, const int vectors, int64_t k, const float *a, int64_t a_row, int64_t a_col, const float *b,
+SS_INLINE void tile_kernel(const int kind, const int rows, const int vectors, int64_t k, const float *a, int64_t a_row, int64_t a_col, const float *b,
                            int64_t b_row, float *c, int64_t c_row, bool accumulate, const float *bias, vec_mask last, const float *ahead,
                            int64_t ahead_step) {
     vec x[TILE_M][TILE_VECTORS];
@@ -49,7 +50,7 @@ SS_INLINE void tile_kernel(const int rows, const int vectors, int64_t k, const f
             const float *base = i < 3 ? a0 : i < 6 ? a3 : i < 9 ? a6 : i < 12 ? a9 : a12;
             vec s = vec_set(base[i % 3 * a_row]);
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) x[i][v] = vec_fma(s, y[v], x[i][v]);
+            for (int v = 0; v < vectors; v++) x[i][v] = product(kind, s, y[v], x[i][v]);
         }
         b += b_row;
         __builtin_prefetch(ahead, 0, 2);
@@ -76,31 +77,42 @@ SS_INLINE void tile_kernel(const int rows, const int vectors, int64_t k, const f
 
 /* One strip: 1 <= rows <= TILE_M, 1 <= n <= TILE_N. While it multiplies it fetches k lines, ahead_step floats apart, into the second-level cache: the
  * operand that will be copied next lies in rows too far apart for the hardware to guess. ahead_step 0 for none. */
-static __attribute__((noinline, unused)) void tile_strip(int rows, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_col,
-                                                         const float *b, int64_t b_row, float *c, int64_t c_row, bool accumulate,
-                                                         const float *bias, const float *ahead, int64_t ahead_step) {
-    int vectors = (int)((n + VEC_WIDTH - 1) / VEC_WIDTH);
-    vec_mask last = vec_first(n - (int64_t)(vectors - 1) * VEC_WIDTH);
 #define SS_TILE(r, v) \
-    case (r) * 8 + (v): tile_kernel(r, v, k, a, a_row, a_col, b, b_row, c, c_row, accumulate, bias, last, ahead, ahead_step); break;
+    case (r) * 8 + (v): tile_kernel(SS_TILE_KIND, r, v, k, a, a_row, a_col, b, b_row, c, c_row, accumulate, bias, last, ahead, ahead_step); break;
 #if defined(__AVX512F__) || defined(__AVX2__)
 #define SS_TILE_ROW(r) SS_TILE(r, 1) SS_TILE(r, 2)
 #else
 #define SS_TILE_ROW(r) SS_TILE(r, 1) SS_TILE(r, 2) SS_TILE(r, 3) SS_TILE(r, 4)
 #endif
-    switch (rows * 8 + vectors) {
-        SS_TILE_ROW(1) SS_TILE_ROW(2) SS_TILE_ROW(3) SS_TILE_ROW(4)
-#if defined(__AVX512F__) || defined(__AVX2__)
-        SS_TILE_ROW(5) SS_TILE_ROW(6)
-#endif
 #if defined(__AVX512F__)
-        SS_TILE_ROW(7) SS_TILE_ROW(8) SS_TILE_ROW(9) SS_TILE_ROW(10) SS_TILE_ROW(11) SS_TILE_ROW(12) SS_TILE_ROW(13) SS_TILE_ROW(14)
+#define SS_TILE_ROWS SS_TILE_ROW(5) SS_TILE_ROW(6) SS_TILE_ROW(7) SS_TILE_ROW(8) SS_TILE_ROW(9) SS_TILE_ROW(10) SS_TILE_ROW(11) SS_TILE_ROW(12) SS_TILE_ROW(13) SS_TILE_ROW(14)
+#elif defined(__AVX2__)
+#define SS_TILE_ROWS SS_TILE_ROW(5) SS_TILE_ROW(6)
+#else
+#define SS_TILE_ROWS
 #endif
-        default: __builtin_unreachable();
+#define SS_TILE_STRIP(name)                                                                                                                                       \
+    static __attribute__((noinline, unused)) void name(int rows, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_col, const float *b, int64_t b_row, \
+                                                       float *c, int64_t c_row, bool accumulate, const float *bias, const float *ahead, int64_t ahead_step) {      \
+        int vectors = (int)((n + VEC_WIDTH - 1) / VEC_WIDTH);                                                                                                     \
+        vec_mask last = vec_first(n - (int64_t)(vectors - 1) * VEC_WIDTH);                                                                                        \
+        switch (rows * 8 + vectors) {                                                                                                                             \
+            SS_TILE_ROW(1) SS_TILE_ROW(2) SS_TILE_ROW(3) SS_TILE_ROW(4) SS_TILE_ROWS                                                                              \
+            default: __builtin_unreachable();                                                                                                                     \
+        }                                                                                                                                                         \
     }
-#undef SS_TILE_ROW
-#undef SS_TILE
-}
+#define SS_TILE_KIND PRODUCT_FLOAT
+SS_TILE_STRIP(tile_strip)
+#undef SS_TILE_KIND
+/* The same of pairs (kernels/pairs.h): k counts pairs. */
+#ifdef SS_TILE_PAIRS
+#define SS_TILE_KIND PRODUCT_PAIRS
+SS_TILE_STRIP(tile_pairs_native)
+#undef SS_TILE_KIND
+#define SS_TILE_KIND PRODUCT_PAIRS_EMULATED
+SS_TILE_STRIP(tile_pairs_emulated)
+#undef SS_TILE_KIND
+#endif
 
 /* Begin of strip i of m rows cut into `strips` even parts: eight rows are two fours rather than six and two. */
 SS_INLINE int64_t tile_begin(int64_t m, int64_t strips, int64_t i) { return m * i / strips; }

@@ -52,7 +52,7 @@ typedef struct linear_scratch {
 static ss_matmul_fold weight_gradient(const ss_call *c, const linear_size *s) {
     return (ss_matmul_fold){
         .backend = c->backend, .m = s->out, .n = s->in, .positions = s->positions, .a = c->grad_out[0], .a_row = s->out, .b = c->in[X], .b_row = s->in,
-        .c = c->grad_in[WEIGHT], .c_row = s->in, .block_stride = c->block_stride[WEIGHT], .fold = c->fold,
+        .c = c->grad_in[WEIGHT], .c_row = s->in, .block_stride = c->block_stride[WEIGHT], .bf16 = c->bf16, .fold = c->fold,
     };
 }
 
@@ -80,7 +80,7 @@ static void forward(const ss_call *c) {
     linear_scratch at = scratch_of(c, &s, false);
     ss_matmul p = {
         .backend = c->backend, .m = s.rows, .n = s.out, .k = s.in, .a = c->in[X], .a_row = s.in, .a_col = 1, .b = c->in[WEIGHT], .b_row = 1, .b_col = s.in,
-        .c = c->out[0], .c_row = s.out, .bias = s.bias ? c->in[BIAS] : NULL, .packed = (float *)c->scratch + at.packed, .fold = c->fold, .positions = s.positions,
+        .c = c->out[0], .c_row = s.out, .bias = s.bias ? c->in[BIAS] : NULL, .packed = (float *)c->scratch + at.packed, .bf16 = c->bf16, .fold = c->fold, .positions = s.positions,
     };
     if (c->phase == 0) c->kernels->matmul_pack(&p, c->thread, c->threads);
     else c->kernels->matmul_run(&p, c->thread, c->threads);
@@ -91,7 +91,7 @@ static void backward(const ss_call *c) {
     linear_scratch at = scratch_of(c, &s, true);
     ss_matmul p = {
         .backend = c->backend, .m = s.rows, .n = s.in, .k = s.out, .a = c->grad_out[0], .a_row = s.out, .a_col = 1, .b = c->in[WEIGHT], .b_row = s.in, .b_col = 1,
-        .c = c->grad_in[X], .c_row = s.in, .packed = (float *)c->scratch + at.packed, .fold = c->fold, .positions = s.positions,
+        .c = c->grad_in[X], .c_row = s.in, .packed = (float *)c->scratch + at.packed, .bf16 = c->bf16, .fold = c->fold, .positions = s.positions,
     };
     if (c->phase == 0) {
         if (c->grad_in[X]) c->kernels->matmul_pack(&p, c->thread, c->threads);
@@ -114,7 +114,18 @@ static void backward(const ss_call *c) {
 
 #endif
 
-/* Naive: one element after another, the same chains. */
+/* Naive: one element after another, the same chains. With precision bf16 operands are rounded and come in pairs along the chain, the odd one first. */
+static real chain_of(const ss_call *c, int64_t n, const real *a, int64_t a_step, const real *b, int64_t b_step) {
+    real sum = 0;
+    for (int64_t i = 0; i < n && !c->bf16; i++) sum = fma_r(a[i * a_step], b[i * b_step], sum);
+    for (int64_t i = 0; i < n && c->bf16; i += 2) {
+        const bool odd = i + 1 < n;
+        sum = fma_r(odd ? bf16_r(a[(i + 1) * a_step]) : 0, odd ? bf16_r(b[(i + 1) * b_step]) : 0, sum);
+        sum = fma_r(bf16_r(a[i * a_step]), bf16_r(b[i * b_step]), sum);
+    }
+    return sum;
+}
+
 static void forward_ref(const ss_call *c) {
     if (c->phase == 0) return;
     linear_size s = size_of(c);
@@ -122,20 +133,22 @@ static void forward_ref(const ss_call *c) {
     real *y = c->out[0];
     for (int64_t r = 0; r < s.rows; r++)
         for (int64_t o = 0; o < s.out; o++) {
-            real sum = 0;
-            for (int64_t i = 0; i < s.in; i++) sum = fma_r(x[r * s.in + i], w[o * s.in + i], sum);
+            const real sum = chain_of(c, s.in, x + r * s.in, 1, w + o * s.in, 1);
             y[r * s.out + o] = bias ? sum + bias[o] : sum;
         }
 }
 
 /* grad (block j at j * stride) = sum over rows of a[row * a_row] * b[row * b_row], lanes folded; b NULL: of a alone. */
-static void fold_element(const ss_fold *fold, int64_t positions, const real *a, int64_t a_row, const real *b, int64_t b_row, real *grad, int64_t stride) {
+static void fold_element(const ss_call *c, int64_t positions, const real *a, int64_t a_row, const real *b, int64_t b_row, real *grad, int64_t stride) {
+    const ss_fold *fold = c->fold;
     real stack[32];
     int top = 0;
     assert(fold->depth <= 32);
     for (int l = 0; l < fold->lanes; l++) {
+        const int64_t begin = fold->row[l] * positions, end = fold->row[l + 1] * positions;
         real sum = 0;
-        for (int64_t r = fold->row[l] * positions; r < fold->row[l + 1] * positions; r++) sum = fma_r(a[r * a_row], b ? b[r * b_row] : 1, sum);
+        if (b) sum = chain_of(c, end - begin, a + begin * a_row, a_row, b + begin * b_row, b_row);
+        for (int64_t r = begin; r < end && !b; r++) sum += a[r * a_row];
         *ss_fold_slot(stack, 1, top) = sum;
         top = ss_fold_push(stack, 1, top, fold->adds[l]);
     }
@@ -149,14 +162,12 @@ static void backward_ref(const ss_call *c) {
     real *grad_x = c->grad_in[X], *grad_w = c->grad_in[WEIGHT], *grad_b = s.bias ? c->grad_in[BIAS] : NULL;
     for (int64_t r = 0; grad_x && r < s.rows; r++)
         for (int64_t i = 0; i < s.in; i++) {
-            real sum = 0;
-            for (int64_t o = 0; o < s.out; o++) sum = fma_r(grad[r * s.out + o], w[o * s.in + i], sum);
-            grad_x[r * s.in + i] = sum;
+            grad_x[r * s.in + i] = chain_of(c, s.out, grad + r * s.out, 1, w + i, s.in);
         }
     for (int64_t o = 0; o < s.out; o++) {
         for (int64_t i = 0; grad_w && i < s.in; i++)
-            fold_element(c->fold, s.positions, grad + o, s.out, x + i, s.in, grad_w + o * s.in + i, c->block_stride[WEIGHT]);
-        if (grad_b) fold_element(c->fold, s.positions, grad + o, s.out, NULL, 0, grad_b + o, c->block_stride[BIAS]);
+            fold_element(c, s.positions, grad + o, s.out, x + i, s.in, grad_w + o * s.in + i, c->block_stride[WEIGHT]);
+        if (grad_b) fold_element(c, s.positions, grad + o, s.out, NULL, 0, grad_b + o, c->block_stride[BIAS]);
     }
 }
 
@@ -196,8 +207,9 @@ const ss_op SS_FN(ss_op_linear) = {
     .doc = "`y = x weight^T + bias` along the last axis.\n\n"
            "x `(B, ..., in)`, weight `(out, in)`, bias `(out)` or absent; y `(B, ..., out)`. Plain layout.\n\n"
            "Order of sums: y and the gradient of x are one fused-multiply-add chain along the summed axis from zero, then the bias is added. The gradients of weight and bias "
-           "are one chain over the samples of a lane (positions of a sample in row-major order), lanes joined by the tree.",
-    .flags = SS_OP_NEEDS_IN | SS_OP_PRODUCT,
+           "are one chain over the samples of a lane (positions of a sample in row-major order), lanes joined by the tree. With precision bf16 "
+           "operands of products are rounded to bfloat16 and each chain takes them in pairs, the odd one of a pair first, as the instruction vdpbf16ps does.",
+    .flags = SS_OP_NEEDS_IN | SS_OP_PRODUCT | SS_OP_ROUNDS,
     .infer = infer,
     .forward_phases = 2,
     .backward_phases = 2,

@@ -100,7 +100,7 @@ static void lower_node(ss_lowered *l, const ss_graph *g, int index, bool trainin
         }
         int value = map[from->in[k]];
         node.in[k] = l->value[value].batched ? in_layout(l, value, node.layout, &node, converted) : value;
-        if (bf16 && (op->flags & SS_OP_PRODUCT) && l->value[value].batched && l->value[value].dtype == SS_F32) node.in[k] = in_bf16(l, node.in[k], &node, rounded);
+        if (bf16 && (op->flags & SS_OP_PRODUCT) && !(op->flags & SS_OP_ROUNDS) && l->value[value].batched && l->value[value].dtype == SS_F32) node.in[k] = in_bf16(l, node.in[k], &node, rounded);
         needs |= l->value[node.in[k]].needs_grad;
     }
     for (int k = 0; k < from->n_out; k++) {

@@ -116,8 +116,9 @@ static void refer_inputs(builder *b, ss_instruction *i, bool batched_too) {
             bool again = i->backward && b->remade[node->in[k]].kind != SS_REF_NONE;
             i->in[k] = use(b, again ? b->remade[node->in[k]] : b->place[node->in[k]]);
         }
-        bool rounded = b->options->bf16 && (i->op->flags & SS_OP_PRODUCT) && v->kind == SS_VALUE_PARAMETER && v->shape.rank >= 2;
+        bool rounded = b->options->bf16 && (i->op->flags & (SS_OP_PRODUCT | SS_OP_ROUNDS)) == SS_OP_PRODUCT && v->kind == SS_VALUE_PARAMETER && v->shape.rank >= 2;
         if (rounded) i->in[k].kind = SS_REF_ROUNDED;
+        b->p->rounded |= rounded;
     }
 }
 
@@ -273,7 +274,7 @@ static void write_backward(builder *b, int index) {
             if (node->in[k] >= 0 && value[node->in[k]].needs_grad) contribute(b, node->in[k], b->gradient[node->out[0]], node);
         return;
     }
-    for (int k = 0; b->options->bf16 && (op->flags & SS_OP_PRODUCT) && k < node->n_out; k++)
+    for (int k = 0; b->options->bf16 && (op->flags & (SS_OP_PRODUCT | SS_OP_ROUNDS)) == SS_OP_PRODUCT && k < node->n_out; k++)
         if (b->gradient[node->out[k]].kind != SS_REF_NONE) round_gradient(b, node->out[k], node);
     remake(b, node);
     ss_instruction *i = begin(b, index, true, SS_STAGE_RUN);

@@ -77,6 +77,7 @@ typedef struct ss_program {
     int64_t scratch_bytes, activation_bytes;
     double seconds; /* rough estimate of a sweep on one thread */
     bool training;
+    bool rounded;   /* some instruction reads parameters rounded to bfloat16 */
     bool hosted;    /* some operator calls functions of the host (ss.Function) */
 } ss_program;
 

@@ -52,6 +52,7 @@ typedef struct oh_run {
     bool f64;      /* the double variant (naive) */
     bool naive;    /* forward_ref / backward_ref where the operator has them, c->kernels = NULL, one thread */
     bool training, backward;
+    bool bf16;     /* precision bf16 */
     bool reverse;  /* threads of a phase run last to first */
     int threads;
     ss_layout layout;
@@ -485,6 +486,7 @@ static void make_sweeps(session *s) {
         c->stat_groups = s->groups;
         c->threads = run->naive || run->f64 ? 1 : run->threads;
         c->training = run->training;
+        c->bf16 = run->bf16;
         c->seed = 0x123456789abcdefu;
         c->step = 7;
         c->op_number = 3;
@@ -788,7 +790,7 @@ static bool collect_gradients(session *s, oh_result *out) {
 static const char *describe(session *s) {
     const oh_run *run = s->run;
     snprintf(s->what, sizeof s->what, "%s%s, %d thread(s), %s, B=%lld V=%d sweeps=%d%s", run->f64 ? "f64" : ss_isa_name(run->isa), run->naive ? " naive" : "", run->threads,
-             run->layout == SS_PLAIN ? "plain" : "channels last", (long long)s->data->batch, run->lanes, run->n_spans ? run->n_spans : 1, run->training ? "" : ", inference");
+             run->layout == SS_PLAIN ? "plain" : "channels last", (long long)s->data->batch, run->lanes, run->n_spans ? run->n_spans : 1, run->bf16 ? ", bf16" : run->training ? "" : ", inference");
     return s->what;
 }
 

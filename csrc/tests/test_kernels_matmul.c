@@ -6,7 +6,9 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "base/lanes.h"
+#include "base/cpu.h"
 #include "base/shape.h"
+#include "kernels/variant.h"
 #include "kernels/kernels.h"
 
 static int failures;
@@ -69,6 +71,20 @@ static void make_fold(test_fold *t, int lanes, ss_span range, int64_t batch) {
     t->fold = (ss_fold){.lanes = count, .blocks = blocks, .depth = depth, .row = t->row, .adds = t->adds, .lane = t->lane};
 }
 
+static bool pairs; /* precision bf16 */
+
+/* One chain, as the kernels promise it. */
+static float chain(int64_t k, const float *a, int64_t a_step, const float *b, int64_t b_step) {
+    float sum = 0;
+    for (int64_t q = 0; q < k && !pairs; q++) sum = fmaf(a[q * a_step], b[q * b_step], sum);
+    for (int64_t q = 0; q < k && pairs; q += 2) {
+        bool odd = q + 1 < k;
+        sum = fmaf(odd ? bf16_round(a[(q + 1) * a_step]) : 0, odd ? bf16_round(b[(q + 1) * b_step]) : 0, sum);
+        sum = fmaf(bf16_round(a[q * a_step]), bf16_round(b[q * b_step]), sum);
+    }
+    return sum;
+}
+
 /* ---- C = A B + bias ---- */
 
 static void check_matmul(const ss_kernels *kernels, ss_backend backend, int64_t m, int64_t n, int64_t k, bool a_turned, bool b_turned, bool bias,
@@ -86,19 +102,15 @@ static void check_matmul(const ss_kernels *kernels, ss_backend backend, int64_t 
         b[below(ss_max(b_size, 1))] = -INFINITY;
     }
     ss_matmul p = {.backend = backend, .m = m, .n = n, .k = k, .a = a, .b = b, .c = c, .c_row = c_row, .bias = bias ? z : NULL,
-                   .fold = &lanes.fold, .positions = 1};
+                   .fold = &lanes.fold, .positions = 1, .bf16 = pairs};
     p.a_row = step * (a_turned ? 1 : a_lead), p.a_col = step * (a_turned ? a_lead : 1);
     p.b_row = step * (b_turned ? 1 : b_lead), p.b_col = step * (b_turned ? b_lead : 1);
     p.packed = array(kernels->matmul_packed(backend, n, k));
     float *want = array(m * n), *size = array(m * n);
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) {
-            float sum = 0, absolute = 0;
-            for (int64_t q = 0; q < k; q++) {
-                float x = a[i * p.a_row + q * p.a_col], y = b[q * p.b_row + j * p.b_col];
-                sum = fmaf(x, y, sum);
-                absolute += fabsf(x * y);
-            }
+            float sum = chain(k, a + i * p.a_row, p.a_col, b + j * p.b_col, p.b_row), absolute = 0;
+            for (int64_t q = 0; q < k; q++) absolute += fabsf(a[i * p.a_row + q * p.a_col] * b[q * p.b_row + j * p.b_col]);
             want[i * n + j] = bias ? sum + z[j] : sum;
             size[i * n + j] = absolute;
         }
@@ -139,7 +151,7 @@ static void test_matmul(const ss_kernels *kernels) {
     check_matmul(kernels, SS_BACKEND_NATIVE, 1030, 20, 9, false, false, false, 0, false);
     check_matmul(kernels, SS_BACKEND_NATIVE, 100, 200, 813, false, true, true, 0, false);
     check_matmul(kernels, SS_BACKEND_NATIVE, 96, 256, 800, false, true, true, 0, false);
-    for (int round = 0; round < 30; round++)
+    for (int round = 0; round < 30 && !pairs; round++)
         check_matmul(kernels, SS_BACKEND_OPENBLAS, sizes[below(kinds)], sizes[below(kinds)], sizes[below(kinds)], false, next() & 1, next() & 1,
                      (int)below(2) * 3, false);
 }
@@ -156,19 +168,16 @@ static void check_fold(const ss_kernels *kernels, ss_backend backend, int64_t m,
     float *a = array(rows * a_row), *b = array(rows * b_row), *c = array(f->blocks * block_stride), *want = array(f->depth + 1);
     if (special && rows > 0) a[below(rows * a_row)] = NAN, b[below(rows * b_row)] = INFINITY;
     ss_matmul_fold p = {.backend = backend, .m = m, .n = n, .positions = positions, .a = a, .a_row = a_row, .b = b, .b_row = b_row, .c = c,
-                        .c_row = c_row, .block_stride = block_stride};
+                        .c_row = c_row, .block_stride = block_stride, .bf16 = pairs};
     float *wanted = array(f->blocks * m * n), *size = array(m * n);
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) {
             int height = 0;
             float absolute = 0;
             for (int lane = 0; lane < f->lanes; lane++) {
-                float sum = 0;
-                for (int64_t r = f->row[lane] * positions; r < f->row[lane + 1] * positions; r++) {
-                    sum = fmaf(a[r * a_row + i], b[r * b_row + j], sum);
-                    absolute += fabsf(a[r * a_row + i] * b[r * b_row + j]);
-                }
-                want[height++] = sum;
+                int64_t begin = f->row[lane] * positions, end = f->row[lane + 1] * positions;
+                for (int64_t r = begin; r < end; r++) absolute += fabsf(a[r * a_row + i] * b[r * b_row + j]);
+                want[height++] = chain(end - begin, a + begin * a_row + i, a_row, b + begin * b_row + j, b_row);
                 for (int join = 0; join < f->adds[lane]; join++) height--, want[height - 1] = want[height - 1] + want[height];
             }
             if (height != f->blocks) fail("fold: program", kernels, 0, m, n, rows, height, f->blocks, 0, 0);
@@ -221,10 +230,11 @@ static void test_fold_all(const ss_kernels *kernels) {
     check_fold(kernels, SS_BACKEND_NATIVE, 9, 17, 4, (ss_span){0, 4}, 4, 128, false);         /* pairs as long as a chunk */
     check_fold(kernels, SS_BACKEND_NATIVE, 530, 17, 4, (ss_span){0, 4}, 16, 1, false);        /* more rows than a block */
     check_fold(kernels, SS_BACKEND_NATIVE, 120, 530, 2, (ss_span){0, 2}, 2, 140, false);      /* blocks of several chunks */
-    for (int round = 0; round < 20; round++) {
+    for (int round = 0; round < 20 && !pairs; round++) {
         int lanes = 1 + (int)below(16);
         check_fold(kernels, SS_BACKEND_OPENBLAS, sizes[below(kinds)], sizes[below(kinds)], lanes, (ss_span){0, lanes}, lanes + below(40), 1, false);
     }
+    if (pairs) return;
     check_fold(kernels, SS_BACKEND_OPENBLAS, 20, 530, 8, (ss_span){1, 8}, 30, 2, false);
     check_fold(kernels, SS_BACKEND_OPENBLAS, 530, 20, 8, (ss_span){1, 8}, 30, 2, false);
 }
@@ -256,8 +266,19 @@ int main(void) {
         }
         tables++;
         state = 88172645463325252u;
-        test_matmul(kernels);
-        test_fold_all(kernels);
+        for (int precision = 0; precision < 2; precision++) {
+            pairs = precision;
+            test_matmul(kernels);
+            test_fold_all(kernels);
+        }
+        ss_cpu *cpu = (ss_cpu *)ss_cpu_features(); /* once more as on a processor without the instruction */
+        if (kernels->isa == SS_ISA_AVX512 && cpu->avx512_bf16) {
+            cpu->avx512_bf16 = false;
+            test_matmul(kernels);
+            test_fold_all(kernels);
+            cpu->avx512_bf16 = true;
+        }
+        pairs = false;
         test_openblas_threads(kernels);
     }
     printf("%d variants, %d failures\n", tables, failures);

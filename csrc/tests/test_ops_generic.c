@@ -166,6 +166,16 @@ static void check_in_place(const oh_case *oc, const oh_data *data, oh_run base, 
     oh_result_free(&alone);
 }
 
+/* Precision bf16: operators that round their operands themselves, against naive. */
+static void check_bf16(const oh_case *oc, const oh_data *data, oh_run base) {
+    if (!(oc->op->flags & SS_OP_ROUNDS)) return;
+    oh_run naive = base;
+    oh_result want;
+    naive.bf16 = base.bf16 = naive.naive = true;
+    if (oh_execute(oc, data, &naive, &want, NULL)) check_paths(oc, data, base, &want, true);
+    oh_result_free(&want);
+}
+
 /* Each gradient alone has the bits it has among the others. */
 static void check_gradients_alone(const oh_case *oc, const oh_data *data, oh_run base, const oh_result *want) {
     int count = 0;
@@ -243,6 +253,7 @@ static void check_setting(const oh_case *oc, setting where, uint64_t seed, bool 
         check_paths(oc, &data, run, &want[l], thorough);
         if (special || !thorough || gives_integers(oc)) continue;
         check_in_place(oc, &data, run, &want[l]);
+        check_bf16(oc, &data, run);
         if (run.backward) check_gradients_alone(oc, &data, run, &want[l]);
         if (run.backward) check_unused_outputs(oc, &data, run);
         run.f64 = true;

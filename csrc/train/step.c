@@ -688,7 +688,7 @@ static void walk_program(void *argument, int thread, int threads) {
     const ss_schedule *sch = s->schedule;
     walk w = {.s = s, .thread = thread, .threads = threads};
     int first = 0;
-    if (s->model->bf16) {
+    if (p->rounded) {
         int64_t from, to;
         ss_split(s->model->elements, 16, thread, threads, &from, &to);
         for (int64_t e = from; e < to; e++) s->model->rounded[e] = bf16_round(s->model->values[e]);
