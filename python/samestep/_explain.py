@@ -38,7 +38,8 @@ class Explanation:
     With analyze=True each instruction has its time, its rate in GFLOP/s and the share of the machine's peak that this
     is; `plot()` draws a roofline. `memory` holds bytes: "forecast", what the plan's layout asks for (parameters,
     optimizer state, gradients, activations, scratch, inputs), and with analyze=True "grown", by how much the process's
-    resident memory has really grown since the network was compiled.
+    resident memory has really grown since the network was compiled. Less than the forecast where a part is never used:
+    the second set of inputs without `plan.run`, scratch that a smaller batch does not need.
     """
 
     def __init__(
