@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -72,3 +73,33 @@ def test_tabular(tmp_path: Path) -> None:
     out = run("tabular.py", "--data", "generated", "--epochs", "40", folder=tmp_path)
     assert number("network: R2", out) > number("linear model: R2", out) + 0.05
     assert number("network: R2", run("tabular.py", "--epochs", "30", folder=tmp_path)) > 0.25
+
+
+def test_cifar10_speedrun(tmp_path: Path) -> None:
+    """Interrupted after an epoch and started again, it ends with the same bits as without the break."""
+    out = run("cifar10_speedrun.py", "--quick", "--results", "whole", folder=tmp_path)
+    assert number("test accuracy", out) > 0.3
+    record = json.loads((tmp_path / "whole" / "seed-1.json").read_text())
+    assert record["flops"] > 0 and record["steps"] == 9 and record["epochs"] == 3
+    assert record["fingerprint"] in out and 0 < record["accuracy_of_one_view"] <= 1
+
+    script = str(ROOT / "examples" / "cifar10_speedrun.py")
+    command = [sys.executable, script, "--quick", "--results", "broken", "--epochs", "3"]
+    stop = "import signal, samestep as ss; fit = ss.Trainer._end_epoch\n" \
+        "def end(self, run, logs):\n" \
+        "    answer = fit(self, run, logs)\n" \
+        "    if self.epoch == 1: signal.raise_signal(signal.SIGINT)\n" \
+        "    return answer\n" \
+        "ss.Trainer._end_epoch = end\n" \
+        f"import runpy, sys; sys.argv = {command[1:]!r}; runpy.run_path({script!r}, run_name='__main__')"  # fmt: skip
+    done = run_job([sys.executable, "-c", stop], os.environ, 120, cwd=tmp_path)
+    assert done.returncode == 1 and "goes on from" in done.stderr, done.stdout + done.stderr
+    assert not (tmp_path / "broken" / "seed-1.json").exists()
+    done = run_job(command, os.environ, 120, cwd=tmp_path)
+    assert done.returncode == 0 and "epoch 1/3" not in done.stdout, done.stdout + done.stderr
+    assert json.loads((tmp_path / "broken" / "seed-1.json").read_text())["fingerprint"] == record["fingerprint"]
+    assert "is there already" in run_job(command, os.environ, 60, cwd=tmp_path).stdout
+    shown = run_job([*command, "--report"], os.environ, 60, cwd=tmp_path)
+    assert "mean accuracy" in shown.stdout and "of 1 seeds" in shown.stdout
+    missing = run_job([sys.executable, script, "--data", "nowhere.zip"], os.environ, 60, cwd=tmp_path)
+    assert missing.returncode == 1 and "no data at nowhere.zip" in missing.stderr
