@@ -23,12 +23,14 @@
 #include "kernels/conv2d_naive.h"
 #include "kernels/internal.h"
 
-/* The same on every instruction set, so that the openblas backend, which leaves these convolutions to the native one, has the same bits on all. */
-static bool depthwise(const ss_conv2d *p) { return p->groups > 1 && p->groups == p->channels && p->out_channels / p->groups < 16; }
-static bool openblas(const ss_conv2d *p) { return p->backend == SS_BACKEND_OPENBLAS && !depthwise(p); }
+static bool depthwise(const ss_conv2d *p) { return conv_depthwise(p); }
+static bool openblas(const ss_conv2d *p) { return p->backend == SS_BACKEND_OPENBLAS && !depthwise(p) && !p->bf16; }
 
 #ifdef SS_CONV_VECTOR
 #include "kernels/conv2d_winograd_tiles.h"
+
+/* The gradient of the weight multiplies pairs of positions. */
+static bool paired(const ss_conv2d *p) { return p->bf16 && !depthwise(p); }
 
 /* Output positions, or steps of a weight gradient, that are worked on together: their operands stay in the first-level cache. */
 enum { BLOCK_ROWS = 96, BLOCK_STEPS = 256, CHUNK_POSITIONS = 64 };
@@ -328,6 +330,8 @@ static void map_run(const ss_conv2d *p, const conv_map *m, const float *source, 
  * few outputs (turned) (outputs, K rounded up). */
 typedef struct conv_sums {
     int64_t rows, columns, at_out, at_stack, end;
+    /* pairs: places of the first of each pair in a chunk of samples, pairs of a sample; a thread's copies of the image and of the output's gradient as pairs */
+    int64_t pairs, at_pair, at_image, image, at_gradient, gradient;
 } conv_sums;
 
 /* Few outputs and a long run of neighbouring (kw, c): vectors along that run load less for each product. */
@@ -336,33 +340,91 @@ static bool turned_sums(const ss_conv2d *p) {
     return p->groups == 1 && (p->dilation_w == 1 || p->kernel_w == 1) && p->out_channels <= TURNED_MOST_OUTPUTS && p->kernel_w * p->channels >= TURNED_LEAST_SPAN;
 }
 
-static conv_sums sums_layout(const ss_conv2d *p, const conv_map *m, int64_t at, int depth) {
+static conv_sums sums_layout(const ss_conv2d *p, const conv_map *m, int64_t at, int depth, int threads) {
     conv_sums s = {.rows = m->depthwise ? m->steps : p->groups * m->steps, .columns = vector_round(m->depthwise ? m->dest_c : m->group_dest)};
     if (turned_sums(p)) {
         s.columns = vector_round(s.rows);
         s.rows = p->out_channels;
     }
     s.at_out = take(&at, s.rows * (int64_t)(sizeof(int64_t) / sizeof(float)));
+    if (paired(p)) {
+        s.pairs = p->out_depth * p->out_height * ((p->out_width + 1) / 2);
+        s.at_pair = take(&at, s.pairs * m->samples * (int64_t)(sizeof(int64_t) / sizeof(float)));
+        s.image = ss_round_up(m->samples * m->sample_step, 16);
+        s.at_image = take(&at, s.image * threads);
+        s.gradient = ss_round_up(m->samples * s.pairs * m->dest_c, 16);
+        s.at_gradient = take(&at, s.gradient * threads);
+    }
     s.at_stack = take(&at, depth * s.rows * s.columns);
     s.end = at;
     return s;
 }
 
+/* Where the first position of each pair lies, sample after sample of a chunk. */
+static void fill_pairs(const ss_conv2d *p, const conv_map *m, const conv_sums *s) {
+    const int64_t *row = (const int64_t *)(p->scratch + m->at_row);
+    int64_t *pair = (int64_t *)(p->scratch + s->at_pair);
+    for (int64_t line = 0; line < m->samples * p->out_depth * p->out_height; line++)
+        for (int64_t ow = 0; ow < p->out_width; ow += 2) *pair++ = row[line * p->out_width + ow];
+}
+
+/* The image with every position joined to the one a stride to its right; `view` as the tables see it. What lies beyond the view counts as zero: only a gradient of zero meets it. */
+static const float *pair_image(const ss_conv2d *p, const conv_map *m, const conv_sums *s, const float *view, int64_t count, int thread) {
+    float *to = p->scratch + s->at_image + s->image * thread;
+    const int64_t length = count * m->sample_step, shift = p->stride_w * m->view_c, whole = ss_max(length - shift, 0);
+#if defined(__AVX512F__)
+    for (int64_t i = 0; i < whole; i += VEC_WIDTH) {
+        const vec_mask mask = vec_first(whole - i);
+        vec_store_mask(to + i, pairs_join(pairs_round(vec_load_mask(view + i, mask)), pairs_round(vec_load_mask(view + i + shift, mask))), mask);
+    }
+#else
+    for (int64_t i = 0; i < whole; i++) to[i] = pair_of(view[i], view[i + shift]);
+#endif
+    for (int64_t i = whole; i < length; i++) to[i] = pair_of(view[i], 0);
+    return to;
+}
+
+/* The output's gradient, positions of a row in pairs. */
+static const float *pair_gradient(const ss_conv2d *p, const conv_map *m, const conv_sums *s, const float *grad, int64_t count, int thread) {
+    float *to = p->scratch + s->at_gradient + s->gradient * thread;
+    const int64_t step = (p->out_width + 1) / 2 * m->dest_c;
+    for (int64_t line = 0; line < count * p->out_depth * p->out_height; line++)
+        pairs_of_rows(p->out_width, m->dest_c, grad + line * p->out_width * m->dest_c, m->dest_c, to + line * step, m->dest_c);
+    return to;
+}
+
+/* What a chunk of samples brings to the gradient of the weight: positions, or pairs of them. */
+typedef struct conv_chunk {
+    const float *image, *gradient;
+    const int64_t *place;
+    int64_t steps;
+    bool pairs;
+} conv_chunk;
+
+static conv_chunk chunk_at(const ss_conv2d *p, const conv_map *m, const conv_sums *s, int64_t first, int64_t count, float *buffer, int thread) {
+    conv_chunk k = {load_samples(m, p->x + first * m->source_size, count, buffer), p->grad_y + first * m->dest_size, (const int64_t *)(p->scratch + m->at_row), count * m->rows, paired(p)};
+    if (!k.pairs) return k;
+    k.image = pair_image(p, m, s, k.image, count, thread);
+    k.gradient = pair_gradient(p, m, s, k.gradient, count, thread);
+    k.place = (const int64_t *)(p->scratch + s->at_pair);
+    k.steps = count * s->pairs;
+    return k;
+}
+
 /* Rows [begin, end) of all groups' (kd, kh, kw, c), over the samples of one lane, into `sums`. */
-static void weight_lane(const ss_conv2d *p, const conv_map *m, const conv_sums *s, int64_t begin, int64_t end, int lane, float *buffer, float *sums) {
-    const int64_t *row = (const int64_t *)(p->scratch + m->at_row), *step = (const int64_t *)(p->scratch + m->at_step);
+static void weight_lane(const ss_conv2d *p, const conv_map *m, const conv_sums *s, int64_t begin, int64_t end, int lane, float *buffer, float *sums, int thread) {
+    const int64_t *step = (const int64_t *)(p->scratch + m->at_step);
     const int64_t *out = (const int64_t *)(p->scratch + s->at_out);
     bool resume = false;
     for (int64_t first = p->fold->row[lane]; first < p->fold->row[lane + 1]; first += m->samples) {
         int64_t count = ss_min(m->samples, p->fold->row[lane + 1] - first);
-        const float *a = load_samples(m, p->x + first * m->source_size, count, buffer);
-        for (int64_t r = 0; r < count * m->rows; r += BLOCK_STEPS, resume = true)
+        const conv_chunk chunk = chunk_at(p, m, s, first, count, buffer, thread);
+        for (int64_t r = 0; r < chunk.steps; r += BLOCK_STEPS, resume = true)
             for (int64_t k = begin; k < end;) {
                 int64_t group = k / m->steps, stop = ss_min(end, (group + 1) * m->steps);
-                conv_block block = {.a = a + group * m->group_source, .row_off = step + k - group * m->steps, .step_off = row + r, .m = stop - k,
-                                    .n = m->group_dest, .steps = ss_min(BLOCK_STEPS, count * m->rows - r),
-                                    .b = p->grad_y + first * m->dest_size + r * m->dest_c + group * m->group_dest, .b_step = m->dest_c,
-                                    .c = sums, .c_off = out + k, .resume = resume};
+                conv_block block = {.a = chunk.image + group * m->group_source, .row_off = step + k - group * m->steps, .step_off = chunk.place + r, .m = stop - k,
+                                    .n = m->group_dest, .steps = ss_min(BLOCK_STEPS, chunk.steps - r), .b = chunk.gradient + r * m->dest_c + group * m->group_dest,
+                                    .b_step = m->dest_c, .c = sums, .c_off = out + k, .resume = resume, .pairs = chunk.pairs};
                 conv_block_run(&block);
                 k = stop;
             }
@@ -376,7 +438,7 @@ static void weight_run(const ss_conv2d *p, const conv_map *m, const conv_sums *s
     float *stack = p->scratch + s->at_stack, *buffer = thread_buffer(p, m, thread);
     int top = 0;
     for (int lane = 0; lane < p->fold->lanes; lane++) {
-        weight_lane(p, m, s, begin, end, lane, buffer, stack + top++ * width);
+        weight_lane(p, m, s, begin, end, lane, buffer, stack + top++ * width, thread);
         for (int adds = p->fold->adds[lane]; adds > 0; adds--, top--) {
             float *restrict a = stack + (top - 2) * width;
             const float *restrict b = stack + (top - 1) * width;
@@ -413,17 +475,19 @@ static void unit_at(const ss_conv2d *p, const turned_units *u, int64_t i, int64_
     *n = ss_min(u->span - at, SPAN_VECTORS * VEC_WIDTH);
 }
 
-static void turned_lane(const ss_conv2d *p, const conv_map *m, const conv_sums *s, const turned_units *u, int64_t begin, int64_t end, int lane, float *buffer, float *sums) {
-    const int64_t *row = (const int64_t *)(p->scratch + m->at_row), *step = (const int64_t *)(p->scratch + m->at_step);
+static void turned_lane(const ss_conv2d *p, const conv_map *m, const conv_sums *s, const turned_units *u, int64_t begin, int64_t end, int lane, float *buffer, float *sums, int thread) {
+    const int64_t *step = (const int64_t *)(p->scratch + m->at_step);
+    const bool native = pairs_kind() == PRODUCT_PAIRS;
     bool resume = false;
     for (int64_t first = p->fold->row[lane]; first < p->fold->row[lane + 1]; first += m->samples) {
         int64_t count = ss_min(m->samples, p->fold->row[lane + 1] - first), o, rows, k, n;
-        const float *a = load_samples(m, p->x + first * m->source_size, count, buffer);
-        for (int64_t r = 0; r < count * m->rows; r += BLOCK_STEPS, resume = true)
+        const conv_chunk chunk = chunk_at(p, m, s, first, count, buffer, thread);
+        for (int64_t r = 0; r < chunk.steps; r += BLOCK_STEPS, resume = true)
             for (int64_t i = begin; i < end; i++) {
                 unit_at(p, u, i, &o, &rows, &k, &n);
-                span_tile((int)rows, n, ss_min(BLOCK_STEPS, count * m->rows - r), a + step[k], row + r, p->grad_y + first * m->dest_size + r * m->dest_c + o, m->dest_c,
-                          sums + o * s->columns + k, s->columns, resume);
+                (!chunk.pairs ? span_tile : native ? span_pairs_native : span_pairs_emulated)((int)rows, n, ss_min(BLOCK_STEPS, chunk.steps - r), chunk.image + step[k], chunk.place + r,
+                                                                                              chunk.gradient + r * m->dest_c + o, m->dest_c, sums + o * s->columns + k, s->columns,
+                                                                                              resume);
             }
     }
 }
@@ -436,7 +500,7 @@ static void turned_run(const ss_conv2d *p, const conv_map *m, const conv_sums *s
     float *stack = p->scratch + s->at_stack, *buffer = thread_buffer(p, m, thread);
     int top = 0;
     for (int lane = 0; lane < p->fold->lanes; lane++) {
-        turned_lane(p, m, s, &u, begin, end, lane, buffer, stack + top++ * width);
+        turned_lane(p, m, s, &u, begin, end, lane, buffer, stack + top++ * width, thread);
         for (int adds = p->fold->adds[lane]; adds > 0; adds--, top--)
             for (int64_t i = begin; i < end; i++) {
                 unit_at(p, &u, i, &o, &rows, &k, &n);
@@ -513,7 +577,7 @@ static conv_backward backward_layout(const ss_conv2d *p, int depth, int threads)
         b.x = map_grad_x(p, b.weight.end, threads);
         end = b.x.end;
     }
-    b.sums = sums_layout(p, &b.weight, end, depth); /* last: only its end depends on the depth */
+    b.sums = sums_layout(p, &b.weight, end, depth, threads); /* last: only its end depends on the depth */
     return b;
 }
 
@@ -547,6 +611,7 @@ void SS_FN(conv2d_pack)(const ss_conv2d *p, ss_conv2d_pass pass, int thread, int
         fill_forward(p, &b.weight);
         int64_t *out = (int64_t *)(p->scratch + b.sums.at_out);
         for (int64_t k = 0; k < b.sums.rows; k++) out[k] = k * b.sums.columns;
+        if (paired(p)) fill_pairs(p, &b.weight, &b.sums);
     }
     if (!p->grad_x) return;
     if (conv_winograd(p)) {

@@ -8,6 +8,9 @@
 #include "kernels/kernels.h"
 #include "kernels/variant.h"
 
+/* The same on every instruction set, so that the openblas backend, which leaves these convolutions to the native one, has the same bits on all. */
+static inline bool conv_depthwise(const ss_conv2d *p) { return p->groups > 1 && p->groups == p->channels && p->out_channels / p->groups < 16; }
+
 /* The geometry comes from p; its pointers are not read, so that double arrays can be passed. */
 
 /* x[sample][d][h][w][c], 0 outside the image: padding taps are multiplications by zero. */
@@ -88,13 +91,22 @@ static inline void conv_naive_grad_x(const ss_conv2d *p, const real *grad_y, con
 static inline void conv_naive_grad_weight(const ss_conv2d *p, const real *x, const real *grad_y, real *grad_weight, int64_t begin, int64_t end) {
     int64_t group_in = p->channels / p->groups, group_out = p->out_channels / p->groups, image = p->depth * p->height * p->width;
     int64_t taps = p->kernel_d * p->kernel_h * p->kernel_w, positions = p->out_depth * p->out_height * p->out_width;
+    const bool paired = p->bf16 && !conv_depthwise(p);
     real stack[32];
     for (int64_t e = begin; e < end; e++) {
         int64_t kw = e % p->kernel_w, kh = e / p->kernel_w % p->kernel_h, kd = e / (p->kernel_w * p->kernel_h) % p->kernel_d, c = e / taps % group_in, o = e / (taps * group_in);
         int top = 0;
         for (int lane = 0; lane < p->fold->lanes; lane++) {
             real sum = 0;
-            for (int64_t n = p->fold->row[lane]; n < p->fold->row[lane + 1]; n++)
+            for (int64_t n = p->fold->row[lane]; n < p->fold->row[lane + 1] && paired; n++)
+                for (int64_t at = 0; at < positions; at += at % p->out_width + 1 == p->out_width ? 1 : 2) {
+                    int64_t od = at / (p->out_width * p->out_height), oh = at / p->out_width % p->out_height, ow = at % p->out_width, channel = o / group_out * group_in + c;
+                    const real *xs = x + n * image * p->channels, *gy = grad_y + (n * positions + at) * p->out_channels + o;
+                    bool odd = ow + 1 < p->out_width;
+                    sum = fma_r(bf16_r(conv_x_at(p, xs, od, oh, ow + 1, kd, kh, kw, channel)), odd ? bf16_r(gy[p->out_channels]) : 0, sum);
+                    sum = fma_r(bf16_r(conv_x_at(p, xs, od, oh, ow, kd, kh, kw, channel)), bf16_r(gy[0]), sum);
+                }
+            for (int64_t n = p->fold->row[lane]; n < p->fold->row[lane + 1] && !paired; n++)
                 for (int64_t at = 0; at < positions; at++)
                     sum = fma_r(conv_x_at(p, x + n * image * p->channels, at / (p->out_width * p->out_height), at / p->out_width % p->out_height, at % p->out_width, kd, kh, kw,
                                           o / group_out * group_in + c),

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "kernels/pairs.h"
 #include "kernels/vec.h"
 
 #if defined(__AVX512F__)
@@ -36,6 +37,7 @@ typedef struct conv_block {
     const int64_t *c_off; /* [m] */
     const float *bias;    /* [n] or NULL */
     bool resume;
+    bool pairs;     /* A and B hold pairs of bfloat16 numbers (kernels/pairs.h), steps counts pairs */
     bool runs;      /* steps come in fours: step_off[4i + u] = step_off[4i] + u, steps a multiple of 4 */
 } conv_block;
 
@@ -57,7 +59,7 @@ typedef enum conv_mode { CONV_ANY, CONV_RUNS, CONV_ROWS } conv_mode;
 enum { CONV_MOST_ROWS = 12 };
 
 /* One step: `a` are the rows' pointers (CONV_ROWS: the first row's), o the step's offset. */
-SS_INLINE void conv_step(const float *const *a, int64_t o, const float *b, vec_mask mask, vec acc[CONV_MOST_ROWS][CONV_VECTORS], const int R, const int V, const bool part,
+SS_INLINE void conv_step(const int kind, const float *const *a, int64_t o, const float *b, vec_mask mask, vec acc[CONV_MOST_ROWS][CONV_VECTORS], const int R, const int V, const bool part,
                          const conv_mode mode) {
     vec bv[CONV_VECTORS];
 #pragma GCC unroll 4
@@ -66,12 +68,12 @@ SS_INLINE void conv_step(const float *const *a, int64_t o, const float *b, vec_m
     for (int r = 0; r < R; r++) {
         vec av = vec_set(mode == CONV_ROWS ? a[0][o + r] : a[r][o]);
 #pragma GCC unroll 4
-        for (int v = 0; v < V; v++) acc[r][v] = vec_fma(av, bv[v], acc[r][v]);
+        for (int v = 0; v < V; v++) acc[r][v] = product(kind, av, bv[v], acc[r][v]);
     }
 }
 
 /* part: the last vector is cut by `mask`. R, V, part and mode are constants after inlining. */
-SS_INLINE void conv_tile(const conv_block *k, int64_t row, int64_t column, const float *b, int64_t b_step, vec_mask mask, const int R, const int V, const bool part, const conv_mode mode) {
+SS_INLINE void conv_tile(const int kind, const conv_block *k, int64_t row, int64_t column, const float *b, int64_t b_step, vec_mask mask, const int R, const int V, const bool part, const conv_mode mode) {
     const float *a[CONV_MOST_ROWS];
     vec acc[CONV_MOST_ROWS][CONV_VECTORS];
 #pragma GCC unroll 12
@@ -93,10 +95,10 @@ SS_INLINE void conv_tile(const conv_block *k, int64_t row, int64_t column, const
         for (; step < last; step += 4) {
             int64_t o = *step;
 #pragma GCC unroll 4
-            for (int u = 0; u < 4; u++, b += b_step) conv_step(a, o + u, b, mask, acc, R, V, part, mode);
+            for (int u = 0; u < 4; u++, b += b_step) conv_step(kind, a, o + u, b, mask, acc, R, V, part, mode);
         }
     } else {
-        for (; step < last; step++, b += b_step) conv_step(a, *step, b, mask, acc, R, V, part, mode);
+        for (; step < last; step++, b += b_step) conv_step(kind, a, *step, b, mask, acc, R, V, part, mode);
     }
     if (k->bias) {
         const float *bias = k->bias + column;
@@ -129,7 +131,7 @@ static inline int64_t conv_rows(int64_t vectors) {
 
 /* One function a width and a mode; the switch on rows inside it holds the tiles. */
 #define CONV_CASE(R, V, part, mode) \
-    case R: conv_tile(k, row, column, b, b_step, mask, R, V, part, mode); break;
+    case R: conv_tile(CONV_KIND, k, row, column, b, b_step, mask, R, V, part, mode); break;
 #define CONV_CASES_6(V, part, mode) \
     CONV_CASE(1, V, part, mode) CONV_CASE(2, V, part, mode) CONV_CASE(3, V, part, mode) CONV_CASE(4, V, part, mode) CONV_CASE(5, V, part, mode) CONV_CASE(6, V, part, mode)
 #define CONV_CASES_8(V, part, mode) CONV_CASES_6(V, part, mode) CONV_CASE(7, V, part, mode) CONV_CASE(8, V, part, mode)
@@ -143,6 +145,7 @@ static inline int64_t conv_rows(int64_t vectors) {
             switch (rows) { cases(V, false, mode) default: break; }                                                                                                            \
     }
 
+#define CONV_KIND PRODUCT_FLOAT
 #if defined(__AVX512F__)
 CONV_TILES(conv_any_1, CONV_CASES_12, 1, CONV_ANY)
 CONV_TILES(conv_any_2, CONV_CASES_8, 2, CONV_ANY)
@@ -156,6 +159,18 @@ CONV_TILES(conv_rows_1, CONV_CASES_12, 1, CONV_ROWS)
 CONV_TILES(conv_rows_2, CONV_CASES_8, 2, CONV_ROWS)
 CONV_TILES(conv_rows_3, CONV_CASES_8, 3, CONV_ROWS)
 CONV_TILES(conv_rows_4, CONV_CASES_6, 4, CONV_ROWS)
+#undef CONV_KIND
+#define CONV_KIND PRODUCT_PAIRS
+CONV_TILES(conv_pairs_1, CONV_CASES_12, 1, CONV_ANY)
+CONV_TILES(conv_pairs_2, CONV_CASES_8, 2, CONV_ANY)
+CONV_TILES(conv_pairs_3, CONV_CASES_8, 3, CONV_ANY)
+CONV_TILES(conv_pairs_4, CONV_CASES_6, 4, CONV_ANY)
+#undef CONV_KIND
+#define CONV_KIND PRODUCT_PAIRS_EMULATED
+CONV_TILES(conv_emulated_1, CONV_CASES_12, 1, CONV_ANY)
+CONV_TILES(conv_emulated_2, CONV_CASES_8, 2, CONV_ANY)
+CONV_TILES(conv_emulated_3, CONV_CASES_8, 3, CONV_ANY)
+CONV_TILES(conv_emulated_4, CONV_CASES_6, 4, CONV_ANY)
 #else
 CONV_TILES(conv_any_1, CONV_CASES_8, 1, CONV_ANY)
 CONV_TILES(conv_any_2, CONV_CASES_6, 2, CONV_ANY)
@@ -163,23 +178,34 @@ CONV_TILES(conv_runs_1, CONV_CASES_8, 1, CONV_RUNS)
 CONV_TILES(conv_runs_2, CONV_CASES_6, 2, CONV_RUNS)
 CONV_TILES(conv_rows_1, CONV_CASES_8, 1, CONV_ROWS)
 CONV_TILES(conv_rows_2, CONV_CASES_6, 2, CONV_ROWS)
+#undef CONV_KIND
+#define CONV_KIND PRODUCT_PAIRS_EMULATED
+CONV_TILES(conv_emulated_1, CONV_CASES_8, 1, CONV_ANY)
+CONV_TILES(conv_emulated_2, CONV_CASES_6, 2, CONV_ANY)
 #endif
+#undef CONV_KIND
 
 typedef void (*conv_tile_function)(const conv_block *k, int64_t row, int64_t rows, int64_t column, const float *b, int64_t b_step, vec_mask mask, bool part);
-static const conv_tile_function CONV_TILE_TABLE[3][CONV_VECTORS] = {
+enum { CONV_PAIRS = 3, CONV_EMULATED };
+static const conv_tile_function CONV_TILE_TABLE[5][CONV_VECTORS] = {
 #if defined(__AVX512F__)
     {conv_any_1, conv_any_2, conv_any_3, conv_any_4},
     {conv_runs_1, conv_runs_2, conv_runs_3, conv_runs_4},
     {conv_rows_1, conv_rows_2, conv_rows_3, conv_rows_4},
+    {conv_pairs_1, conv_pairs_2, conv_pairs_3, conv_pairs_4},
+    {conv_emulated_1, conv_emulated_2, conv_emulated_3, conv_emulated_4},
 #else
     {conv_any_1, conv_any_2},
     {conv_runs_1, conv_runs_2},
     {conv_rows_1, conv_rows_2},
+    {conv_emulated_1, conv_emulated_2},
+    {conv_emulated_1, conv_emulated_2},
 #endif
 };
 
 /* Rows of the tables ascend, so the first and the last tell. */
-static inline conv_mode conv_mode_of(const conv_block *k, int64_t row, int64_t rows) {
+static inline int conv_mode_of(const conv_block *k, int64_t row, int64_t rows) {
+    if (k->pairs) return pairs_kind() == PRODUCT_PAIRS ? CONV_PAIRS : CONV_EMULATED;
     if (k->runs) return CONV_RUNS;
     return k->row_off[row + rows - 1] - k->row_off[row] == rows - 1 ? CONV_ROWS : CONV_ANY;
 }
@@ -212,7 +238,7 @@ enum { SPAN_ROWS = 8, SPAN_VECTORS = 3 };
 enum { SPAN_ROWS = 6, SPAN_VECTORS = 2 };
 #endif
 
-SS_INLINE void span_kernel(const int rows, const int vectors, int64_t steps, const float *a, const int64_t *row_off, const float *g, int64_t g_step, float *c, int64_t c_row,
+SS_INLINE void span_kernel(const int kind, const int rows, const int vectors, int64_t steps, const float *a, const int64_t *row_off, const float *g, int64_t g_step, float *c, int64_t c_row,
                            bool resume, vec_mask last) {
     vec acc[SPAN_ROWS][SPAN_VECTORS];
 #pragma GCC unroll 8
@@ -231,7 +257,7 @@ SS_INLINE void span_kernel(const int rows, const int vectors, int64_t steps, con
         for (int r = 0; r < rows; r++) {
             vec s = vec_set(g[r]);
 #pragma GCC unroll 3
-            for (int v = 0; v < vectors; v++) acc[r][v] = vec_fma(b[v], s, acc[r][v]);
+            for (int v = 0; v < vectors; v++) acc[r][v] = product(kind, b[v], s, acc[r][v]);
         }
     }
 #pragma GCC unroll 8
@@ -245,27 +271,34 @@ SS_INLINE void span_kernel(const int rows, const int vectors, int64_t steps, con
 }
 
 /* 1 <= rows <= SPAN_ROWS, 1 <= n <= SPAN_VECTORS * VEC_WIDTH. */
-static __attribute__((noinline)) void span_tile(int rows, int64_t n, int64_t steps, const float *a, const int64_t *row_off, const float *g, int64_t g_step, float *c, int64_t c_row,
-                                                bool resume) {
-    int vectors = (int)((n + VEC_WIDTH - 1) / VEC_WIDTH);
-    vec_mask last = vec_first(n - (int64_t)(vectors - 1) * VEC_WIDTH);
 #define SPAN_CASE(r, v) \
-    case (r) * 4 + (v): span_kernel(r, v, steps, a, row_off, g, g_step, c, c_row, resume, last); break;
+    case (r) * 4 + (v): span_kernel(SPAN_KIND, r, v, steps, a, row_off, g, g_step, c, c_row, resume, last); break;
 #if defined(__AVX512F__)
 #define SPAN_CASES(r) SPAN_CASE(r, 1) SPAN_CASE(r, 2) SPAN_CASE(r, 3)
+#define SPAN_MORE SPAN_CASES(7) SPAN_CASES(8)
 #else
 #define SPAN_CASES(r) SPAN_CASE(r, 1) SPAN_CASE(r, 2)
+#define SPAN_MORE
 #endif
-    switch (rows * 4 + vectors) {
-        SPAN_CASES(1) SPAN_CASES(2) SPAN_CASES(3) SPAN_CASES(4) SPAN_CASES(5) SPAN_CASES(6)
-#if defined(__AVX512F__)
-        SPAN_CASES(7) SPAN_CASES(8)
-#endif
-        default: __builtin_unreachable();
+#define SPAN_TILE(name)                                                                                                                                                       \
+    static __attribute__((noinline)) void name(int rows, int64_t n, int64_t steps, const float *a, const int64_t *row_off, const float *g, int64_t g_step, float *c,          \
+                                               int64_t c_row, bool resume) {                                                                                                  \
+        int vectors = (int)((n + VEC_WIDTH - 1) / VEC_WIDTH);                                                                                                                 \
+        vec_mask last = vec_first(n - (int64_t)(vectors - 1) * VEC_WIDTH);                                                                                                    \
+        switch (rows * 4 + vectors) {                                                                                                                                         \
+            SPAN_CASES(1) SPAN_CASES(2) SPAN_CASES(3) SPAN_CASES(4) SPAN_CASES(5) SPAN_CASES(6) SPAN_MORE                                                                     \
+            default: __builtin_unreachable();                                                                                                                                 \
+        }                                                                                                                                                                     \
     }
-#undef SPAN_CASES
-#undef SPAN_CASE
-}
+#define SPAN_KIND PRODUCT_FLOAT
+SPAN_TILE(span_tile)
+#undef SPAN_KIND
+#define SPAN_KIND PRODUCT_PAIRS
+SPAN_TILE(span_pairs_native)
+#undef SPAN_KIND
+#define SPAN_KIND PRODUCT_PAIRS_EMULATED
+SPAN_TILE(span_pairs_emulated)
+#undef SPAN_KIND
 
 #endif /* SS_CONV_VECTOR */
 #endif

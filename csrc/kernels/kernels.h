@@ -71,6 +71,7 @@ typedef struct ss_conv2d {
     const float *x_bias; /* (C) or NULL: added to grad_x */
     float *grad_weight; /* fold->blocks blocks, block_stride floats apart, in the layout of weight */
     int64_t block_stride;
+    bool bf16; /* the gradient of the weight multiplies bfloat16 pairs of neighbouring positions of an image row, the odd one first; the last of an odd row meets a gradient of zero. Not depthwise */
     const ss_fold *fold;
     float *scratch; /* conv2d_scratch() floats */
 } ss_conv2d;

@@ -76,7 +76,7 @@ static inline ss_conv2d conv_geometry(const ss_call *c, const ss_shape *image, c
         .kernel_d = k.at[CONV_D], .kernel_h = k.at[CONV_H], .kernel_w = k.at[CONV_W], .stride_d = stride.at[CONV_D], .stride_h = stride.at[CONV_H], .stride_w = stride.at[CONV_W],
         .pad_d = pad.at[CONV_D], .pad_h = pad.at[CONV_H], .pad_w = pad.at[CONV_W],
         .dilation_d = dilation.at[CONV_D], .dilation_h = dilation.at[CONV_H], .dilation_w = dilation.at[CONV_W], .groups = groups,
-        .block_stride = c->block_stride[CONV_WEIGHT], .fold = c->fold,
+        .block_stride = c->block_stride[CONV_WEIGHT], .bf16 = c->bf16, .fold = c->fold,
     };
 }
 
