@@ -11,27 +11,50 @@
 #include "ops/op.h"
 
 enum { Q, K, V, MASK, KEEP };
-enum { CAUSAL, SCALE, DROPOUT };
+enum { CAUSAL, SCALE, DROPOUT, PACKED };
 enum { QUERIES = 64, KEYS = 64, GROUP = 16 }; /* of a block: the order of sums follows from KEYS, so it is a constant; QUERIES and KEYS are multiples of GROUP, GROUP is WIDE */
 
 static const ss_attr_spec attrs[] = {
     {"is_causal", SS_ATTR_BOOL, 0, 0, 1, "1: query t sees the keys 0 to t"},
     {"scale", SS_ATTR_FLOAT, 0, 0, 1e30, "factor of the products; 0: 1 / sqrt(D)"},
     {"p", SS_ATTR_FLOAT, 0, 0, 0.999999, "part of the weights that is dropped in training"},
+    {"packed", SS_ATTR_INT, 0, 0, 1 << 20, "heads that lie side by side in q (T, 3 heads D): queries, keys and values; k and v are absent, the result is (T, heads D). Set by the plan. 0: not packed"},
     {0},
 };
+
+/* Where rows of features lie: floats between samples, heads and positions. */
+typedef struct rows_of {
+    int64_t sample, head, row;
+} rows_of;
 
 typedef struct attention {
     int64_t heads, kv_heads, group, t, s, d, dv; /* group: query heads for each key head */
     int64_t mask_head, mask_rows;                /* stride of a head in the mask (0: shared); its elements */
     bool causal, batched_mask;
     real scale, p;
+    rows_of at_q, at_k, at_v, at_y;
+    const real *q, *k, *v, *gy;
+    real *y, *gq, *gk, *gv;
 } attention;
+
+static rows_of plain_rows(int64_t heads, int64_t length, int64_t features) { return (rows_of){heads * length * features, length * features, features}; }
+static real *moved(void *p, int64_t by) { return p ? (real *)p + by : NULL; }
 
 static attention attention_of(const ss_call *c) {
     const ss_shape *q = &c->in_shape[Q], *k = &c->in_shape[K], *v = &c->in_shape[V];
-    attention a = {.heads = q->dim[0], .kv_heads = k->dim[0], .t = q->dim[1], .s = k->dim[1], .d = q->dim[2], .dv = v->dim[2],
-                   .causal = c->attr[CAUSAL] != 0, .p = c->training ? (real)c->attr[DROPOUT] : 0};
+    const int64_t packed = ss_attr_i(c->attr, PACKED);
+    attention a = {.causal = c->attr[CAUSAL] != 0, .p = c->training ? (real)c->attr[DROPOUT] : 0, .q = c->in[Q], .y = c->out[0], .gy = c->grad_out[0], .gq = c->grad_in[Q]};
+    if (packed) {
+        const int64_t width = q->dim[1] / 3;
+        a.heads = a.kv_heads = packed, a.t = a.s = q->dim[0], a.d = a.dv = width / packed;
+        a.at_q = a.at_k = a.at_v = (rows_of){3 * width * a.t, a.d, 3 * width};
+        a.at_y = (rows_of){width * a.t, a.d, width};
+        a.k = moved(c->in[Q], width), a.v = moved(c->in[Q], 2 * width), a.gk = moved(c->grad_in[Q], width), a.gv = moved(c->grad_in[Q], 2 * width);
+    } else {
+        a.heads = q->dim[0], a.kv_heads = k->dim[0], a.t = q->dim[1], a.s = k->dim[1], a.d = q->dim[2], a.dv = v->dim[2];
+        a.at_q = plain_rows(a.heads, a.t, a.d), a.at_k = plain_rows(a.kv_heads, a.s, a.d), a.at_v = plain_rows(a.kv_heads, a.s, a.dv), a.at_y = plain_rows(a.heads, a.t, a.dv);
+        a.k = c->in[K], a.v = c->in[V], a.gk = c->grad_in[K], a.gv = c->grad_in[V];
+    }
     a.group = a.heads / a.kv_heads;
     a.scale = c->attr[SCALE] > 0 ? (real)c->attr[SCALE] : 1 / sqrt_r((real)a.d);
     if (c->n_in > MASK && c->in_shape[MASK].rank >= 0) {
@@ -46,6 +69,15 @@ static attention attention_of(const ss_call *c) {
 static ss_status infer(ss_infer *q, ss_error *err) {
     char x[96], y[96], z[96];
     if (q->n_in < 3 || q->n_in > 5) return SS_FAIL(err, SS_ERR_SHAPE, "attention takes q, k, v and optional masks, not %d inputs", q->n_in);
+    if (ss_attr_i(q->attr, PACKED)) {
+        const int64_t heads = ss_attr_i(q->attr, PACKED);
+        if (q->in[Q].rank != 2 || q->role[Q] != SS_ROLE_BATCHED || q->dtype[Q] != SS_F32 || q->in[Q].dim[1] % (3 * heads) || q->in[K].rank >= 0 || q->in[V].rank >= 0 || q->n_in > 3)
+            return SS_FAIL(err, SS_ERR_SHAPE, "attention with %lld packed heads needs floats of shape (B, T, 3 * heads * D) alone", (long long)heads);
+        q->n_out = 1;
+        q->out[0] = q->in[Q];
+        q->out[0].dim[1] /= 3;
+        return SS_OK;
+    }
     for (int i = 0; i < 3; i++) {
         if (q->in[i].rank != 3 || q->role[i] != SS_ROLE_BATCHED)
             return SS_FAIL(err, SS_ERR_SHAPE, "attention needs batched q, k and v of shape (B, heads, length, features), got %s for input %d",
@@ -74,6 +106,13 @@ static ss_status infer(ss_infer *q, ss_error *err) {
     q->out[0] = *a;
     q->out[0].dim[2] = v->dim[2];
     return SS_OK;
+}
+
+static int64_t place(const rows_of *at, int64_t sample, int64_t head, int64_t position) { return sample * at->sample + head * at->head + position * at->row; }
+
+/* Positions [t0, t1) of a head become 0. */
+static void clear(real *to, const rows_of *at, int64_t sample, int64_t head, int64_t t0, int64_t t1, int64_t features) {
+    for (int64_t t = t0; t < t1; t++) memset(to + place(at, sample, head, t), 0, (size_t)features * sizeof(real));
 }
 
 /* ---- products of blocks ---- */
@@ -218,16 +257,19 @@ static int64_t scratch_bytes(const ss_call *c, bool backward) {
 }
 
 /* The logarithm of each query's sum of weights. */
-static int64_t saved_bytes(const ss_call *c) { return c->in_shape[Q].dim[0] * c->in_shape[Q].dim[1] * (int64_t)sizeof(real); }
+static int64_t saved_bytes(const ss_call *c) {
+    const attention a = attention_of(c);
+    return a.heads * a.t * (int64_t)sizeof(real);
+}
 
 /* ---- forward: online softmax over blocks of keys (Milakov, Gimelshein, 2018; Dao and others, 2022) ---- */
 
 /* Queries [t, t + rows) of one group against one block of keys. */
 static void forward_group(const ss_call *c, const attention *a, const room *m, int64_t row, int64_t head, int64_t t, int64_t rows, int64_t s0, real *most, real *sum) {
-    const int64_t kv = row * a->kv_heads + head / a->group, first = (row * a->heads + head) * a->t + t, given = given_keys(a, t, s0);
+    const int64_t given = given_keys(a, t, s0);
     if (given <= 0) return;
-    real *y = (real *)c->out[0] + first * a->dv;
-    multiply(c, rows, given, a->d, (const real *)c->in[Q] + first * a->d, a->d, 1, m->k + s0 * a->d, KEYS, m->p, KEYS, false);
+    real *y = a->y + place(&a->at_y, row, head, t);
+    multiply(c, rows, given, a->d, a->q + place(&a->at_q, row, head, t), a->at_q.row, 1, m->k + s0 * a->d, KEYS, m->p, KEYS, false);
     real square[WIDE * WIDE] = {0}, turned[WIDE * WIDE], keep[GROUP];
     for (int64_t i = 0; i < rows; i++) {
         finish_scores(c, a, row, head, t + i, s0, given, m->p + i * KEYS);
@@ -248,7 +290,7 @@ static void forward_group(const ss_call *c, const attention *a, const room *m, i
     join_sums(turned);
     for (int64_t i = 0; i < GROUP; i++) sum[i] = fma_r(sum[i], keep[i], turned[i]);
     for (int64_t i = 0; i < rows; i++) {
-        real *restrict p = m->p + i * KEYS, *restrict yi = y + i * a->dv;
+        real *restrict p = m->p + i * KEYS, *restrict yi = y + i * a->at_y.row;
         const real less = keep[i];
         if (a->p > 0) {
             drop(c, a, row, head, t + i, s0, given, m->factor);
@@ -258,7 +300,7 @@ static void forward_group(const ss_call *c, const attention *a, const room *m, i
             for (int64_t j = 0; j < KEYS; j++) p[j] = bf16_r(p[j]);
         for (int64_t e = 0; e < a->dv; e++) yi[e] *= less;
     }
-    multiply(c, rows, a->dv, given, m->p, KEYS, 1, (const real *)c->in[V] + (kv * a->s + s0) * a->dv, a->dv, y, a->dv, true);
+    multiply(c, rows, a->dv, given, m->p, KEYS, 1, a->v + place(&a->at_v, row, head / a->group, s0), a->at_v.row, y, a->at_y.row, true);
 }
 
 static void forward_block(const ss_call *c, const attention *a, room *m, int64_t row, int64_t head, int64_t t0) {
@@ -268,18 +310,18 @@ static void forward_block(const ss_call *c, const attention *a, room *m, int64_t
         most[i] = -INFINITY;
         sum[i] = 0;
     }
-    memset((real *)c->out[0] + (first + t0) * a->dv, 0, (size_t)((t1 - t0) * a->dv) * sizeof(real));
+    clear(a->y, &a->at_y, row, head, t0, t1, a->dv);
     if (m->owner != kv) m->owner = kv, m->turned = 0;
     for (int64_t s0 = 0; s0 < a->s && !(a->causal && s0 >= t1); s0 += KEYS) {
         if (s0 / KEYS == m->turned) {
-            turn((const real *)c->in[K] + (kv * a->s + s0) * a->d, a->d, ss_min(KEYS, a->s - s0), a->d, m->k + s0 * a->d);
+            turn(a->k + place(&a->at_k, row, head / a->group, s0), a->at_k.row, ss_min(KEYS, a->s - s0), a->d, m->k + s0 * a->d);
             m->turned++;
         }
         for (int64_t t = t0; t < t1; t += GROUP) forward_group(c, a, m, row, head, t, ss_min(GROUP, t1 - t), s0, most + t - t0, sum + t - t0);
     }
     real *saved = c->saved;
     for (int64_t t = t0; t < t1; t++) {
-        real *restrict y = (real *)c->out[0] + (first + t) * a->dv;
+        real *restrict y = a->y + place(&a->at_y, row, head, t);
         const real total = sum[t - t0];
         if (saved) saved[first + t] = total > 0 || total != total ? most[t - t0] + log_r(total) : -INFINITY;
         if (total == 0) continue; /* no key is seen: 0 */
@@ -301,10 +343,10 @@ static void forward(const ss_call *c) {
 
 /* Queries [t, t + rows) against the block of keys at s0. All of them are multiplied with `given` keys. */
 static void backward_queries(const ss_call *c, const attention *a, const room *m, int64_t row, int64_t head, int64_t t, int64_t rows, int64_t s0, int64_t given) {
-    const int64_t first = (row * a->heads + head) * a->t + t, kv = (row * a->kv_heads + head / a->group) * a->s + s0;
-    const real *saved = (const real *)c->saved + first, *q = (const real *)c->in[Q] + first * a->d, *g = (const real *)c->grad_out[0] + first * a->dv;
-    multiply(c, rows, given, a->d, q, a->d, 1, m->k, KEYS, m->p, KEYS, false);
-    multiply(c, rows, given, a->dv, g, a->dv, 1, m->v, KEYS, m->dp, KEYS, false);
+    const int64_t kv_head = head / a->group;
+    const real *saved = (const real *)c->saved + (row * a->heads + head) * a->t + t, *q = a->q + place(&a->at_q, row, head, t), *g = a->gy + place(&a->at_y, row, head, t);
+    multiply(c, rows, given, a->d, q, a->at_q.row, 1, m->k, KEYS, m->p, KEYS, false);
+    multiply(c, rows, given, a->dv, g, a->at_y.row, 1, m->v, KEYS, m->dp, KEYS, false);
     for (int64_t i = 0; i < rows; i++) {
         real *restrict p = m->p + i * KEYS, *restrict dp = m->dp + i * KEYS;
         const real inner = m->inner[t + i];
@@ -326,25 +368,22 @@ static void backward_queries(const ss_call *c, const attention *a, const room *m
         for (int64_t j = 0; j < KEYS; j++) dp[j] *= a->scale;
         for (int64_t j = 0; c->bf16 && j < KEYS; j++) p[j] = bf16_r(p[j]), dp[j] = bf16_r(dp[j]);
     }
-    if (c->grad_in[V]) multiply(c, given, a->dv, rows, m->p, 1, KEYS, g, a->dv, (real *)c->grad_in[V] + kv * a->dv, a->dv, true);
-    if (c->grad_in[Q]) multiply(c, rows, a->d, given, m->dp, KEYS, 1, (const real *)c->in[K] + kv * a->d, a->d, (real *)c->grad_in[Q] + first * a->d, a->d, true);
-    if (c->grad_in[K]) multiply(c, given, a->d, rows, m->dp, 1, KEYS, q, a->d, (real *)c->grad_in[K] + kv * a->d, a->d, true);
+    if (a->gv) multiply(c, given, a->dv, rows, m->p, 1, KEYS, g, a->at_y.row, a->gv + place(&a->at_v, row, kv_head, s0), a->at_v.row, true);
+    if (a->gq) multiply(c, rows, a->d, given, m->dp, KEYS, 1, a->k + place(&a->at_k, row, kv_head, s0), a->at_k.row, a->gq + place(&a->at_q, row, head, t), a->at_q.row, true);
+    if (a->gk) multiply(c, given, a->d, rows, m->dp, 1, KEYS, q, a->at_q.row, a->gk + place(&a->at_k, row, kv_head, s0), a->at_k.row, true);
 }
 
 /* All query heads of one key head: the sums over queries and heads stay with one thread. */
 static void backward_head(const ss_call *c, const attention *a, const room *m, int64_t row, int64_t kv_head) {
-    const int64_t kv = (row * a->kv_heads + kv_head) * a->s;
-    if (c->grad_in[K]) memset((real *)c->grad_in[K] + kv * a->d, 0, (size_t)(a->s * a->d) * sizeof(real));
-    if (c->grad_in[V]) memset((real *)c->grad_in[V] + kv * a->dv, 0, (size_t)(a->s * a->dv) * sizeof(real));
+    if (a->gk) clear(a->gk, &a->at_k, row, kv_head, 0, a->s, a->d);
+    if (a->gv) clear(a->gv, &a->at_v, row, kv_head, 0, a->s, a->dv);
     for (int64_t head = kv_head * a->group; head < (kv_head + 1) * a->group; head++) {
-        const int64_t first = (row * a->heads + head) * a->t;
-        if (c->grad_in[Q]) memset((real *)c->grad_in[Q] + first * a->d, 0, (size_t)(a->t * a->d) * sizeof(real));
-        for (int64_t t = 0; t < a->t; t++)
-            m->inner[t] = row_dot(a->dv, (const real *)c->grad_out[0] + (first + t) * a->dv, (const real *)c->out[0] + (first + t) * a->dv);
+        if (a->gq) clear(a->gq, &a->at_q, row, head, 0, a->t, a->d);
+        for (int64_t t = 0; t < a->t; t++) m->inner[t] = row_dot(a->dv, a->gy + place(&a->at_y, row, head, t), a->y + place(&a->at_y, row, head, t));
         for (int64_t s0 = 0; s0 < a->s; s0 += KEYS) {
             const int64_t count = ss_min(KEYS, a->s - s0);
-            turn((const real *)c->in[K] + (kv + s0) * a->d, a->d, count, a->d, m->k);
-            turn((const real *)c->in[V] + (kv + s0) * a->dv, a->dv, count, a->dv, m->v);
+            turn(a->k + place(&a->at_k, row, kv_head, s0), a->at_k.row, count, a->d, m->k);
+            turn(a->v + place(&a->at_v, row, kv_head, s0), a->at_v.row, count, a->dv, m->v);
             for (int64_t t = a->causal ? s0 : 0; t < a->t;) { /* groups by themselves where they see different numbers of keys */
                 const int64_t given = given_keys(a, t, s0), rows = ss_min(given < count ? GROUP : QUERIES, a->t - t);
                 backward_queries(c, a, m, row, head, t, rows, s0, given);
@@ -381,6 +420,11 @@ static void cost(const ss_call *c, bool both, ss_cost *out) {
 }
 
 static const ss_op_case cases[] = {
+    {.attrs = "packed=2", .inputs = "B:5,24 - -"},
+    {.attrs = "packed=1 is_causal=1", .inputs = "B:70,15 - -"},
+    {.attrs = "packed=3 is_causal=1 scale=0.3 p=0.25", .inputs = "B:37,36 - -"},
+    {.attrs = "packed=2", .inputs = "B:5,26 - -", .expect = SS_ERR_SHAPE},
+    {.attrs = "packed=2", .inputs = "B:5,24 B:5,24 -", .expect = SS_ERR_SHAPE},
     {.inputs = "B:2,5,4 B:2,5,4 B:2,5,4"},
     {.inputs = "B:1,3,7 B:1,9,7 B:1,9,5"},
     {.inputs = "B:4,5,3 B:2,6,3 B:2,6,3"},                         /* grouped queries */
