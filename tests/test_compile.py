@@ -311,10 +311,10 @@ def test_a_step_remembers_what_it_has_checked():
     """The second step on arrays of the same kind skips the checks: other kinds are checked still, settings still count."""
     x, y = np.ones((6, 4), np.float32), np.arange(6) % 3
 
-    def three_steps(second, third):
+    def three_steps(second, third, wrap=lambda optimizer: optimizer):
         ss.manual_seed(0)
         groups = [{"params": "*bias", "lr": 0.2}]
-        plan = ss.compile(nn.Linear(4, 3), optimizer=optim.SGD(0.1, groups=groups), batch_size=6)
+        plan = ss.compile(nn.Linear(4, 3), optimizer=wrap(optim.SGD(0.1, groups=groups)), batch_size=6)
         plan.step(x, y)
         second(plan), plan.step(x, y)
         third(plan), plan.step(x, y)
@@ -349,6 +349,11 @@ def test_a_step_remembers_what_it_has_checked():
         for ways in ((slower, none), (none, slower), (slower_bias, none), (none, slower_bias))
     }
     assert len(prints | {ss.fingerprint(plain.net)}) == 5
+    wrapped = {
+        ss.fingerprint(three_steps(*ways, optim.Lookahead).net)
+        for ways in ((none, none), (slower, none), (none, slower), (slower_bias, none), (none, slower_bias))
+    }
+    assert len(wrapped) == 5, "settings that are assigned through Lookahead count too"
     a = np.arange(24, dtype=np.float32).reshape(4, 6).T
     assert plain.evaluate(a, y)["loss"] == plain.step(a, y)
 

@@ -58,13 +58,14 @@ class Optimizer:
     _core_name = ""
     _settings: tuple[str, ...] = ()
     _rates: tuple[str, ...] = ("lr",)  # what lr_factor multiplies
-    _changes = 0  # assignments to settings so far, those of the groups included
+    _changes: int  # assignments to settings so far, those of the groups included
     groups: list[ParameterGroup]
     """The groups, in the order given."""
     lr_factor: float
     """Multiplies the learning rates of the optimizer and of all groups."""
 
     def _set_up(self, groups: Iterable[Mapping[str, Any]] | None, **settings: Any) -> None:
+        object.__setattr__(self, "_changes", 0)
         object.__setattr__(self, "lr_factor", 1.0)
         object.__setattr__(self, "groups", [])
         for name, value in settings.items():
