@@ -50,6 +50,7 @@ typedef struct ss_matmul_fold {
     int64_t b_row;
     float *c;
     int64_t c_row, block_stride;
+    int64_t most_rows; /* for matmul_fold_scratch: the most rows that there may be, 0 where that is not known */
     float *scratch;
     bool bf16; /* the same, in pairs along the rows of a lane */
     const ss_fold *fold;

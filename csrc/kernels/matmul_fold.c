@@ -258,21 +258,22 @@ static void pack_panel_pairs(const step *steps, int count, int64_t n, const floa
         for (int lane = 0; lane <= s->pair; lane++, b += (int64_t)s->rows * b_row) pairs_of_rows(s->rows, n, b, b_row, panel + (s->row + lane * s->rows) / 2 * TILE_N, TILE_N);
 }
 
-/* Floats of a thread: A's strips of one chunk, then the tiles' stacks. */
-static int64_t strips_floats(int64_t m) { return ss_round_up(strip_floats(CHUNK) * strips_of(ss_min(m, SHORT_M)), 16); }
+/* Floats of a thread: A's strips of one chunk, then the tiles' stacks. `all`: rows of all chunks. */
+static int64_t strips_floats(int64_t m, int64_t all) { return ss_round_up(strip_floats(ss_min(all, CHUNK)) * strips_of(ss_min(m, SHORT_M)), 16); }
 
-static int64_t stack_floats(int64_t m, int64_t n, int depth) {
+static int64_t stack_floats(int64_t m, int64_t n, int depth, int64_t all) {
+    if (all <= CHUNK) return (int64_t)depth * FOLD_M * TILE_N; /* no tile's stack waits for another chunk */
     return (int64_t)depth * strips_of(ss_min(m, LONG_M)) * FOLD_M * ss_round_up(ss_min(n, LONG_N), TILE_N);
 }
 
-static int64_t thread_floats(int64_t m, int64_t n, int depth) {
-    return ss_round_up(strips_floats(m) + stack_floats(m, n, depth), 16);
+static int64_t thread_floats(int64_t m, int64_t n, int depth, int64_t all) {
+    return ss_round_up(strips_floats(m, all) + stack_floats(m, n, depth, all), 16);
 }
 
-static void fold_block(const ss_matmul_fold *p, int64_t i0, int64_t m, int64_t j0, int64_t n, bool one_chunk, float *scratch) {
-    float *packed = scratch, *stacks = scratch + strips_floats(p->m);
+static void fold_block(const ss_matmul_fold *p, int64_t i0, int64_t m, int64_t j0, int64_t n, int64_t all, float *scratch) {
+    float *packed = scratch, *stacks = scratch + strips_floats(p->m, all);
     int64_t strips = strips_of(m), rows;
-    int64_t rest = one_chunk ? 0 : (int64_t)ss_max(p->fold->depth - p->fold->blocks, 0) * FOLD_M * TILE_N;
+    int64_t rest = all <= CHUNK ? 0 : (int64_t)ss_max(p->fold->depth - p->fold->blocks, 0) * FOLD_M * TILE_N;
     const bool native = pairs_kind() == PRODUCT_PAIRS;
     _Alignas(64) float panel[CHUNK * TILE_N];
     step steps[CHUNK];
@@ -322,15 +323,15 @@ static void fold_native(const ss_matmul_fold *p, int thread, int threads) {
     for (int l = 0; p->bf16 && l < p->fold->lanes; l++) rows += (p->fold->row[l + 1] - p->fold->row[l]) * p->positions % 2; /* a row that stands alone takes two places */
     bool one_chunk = rows <= CHUNK;
     int64_t block_m = one_chunk ? SHORT_M : LONG_M, block_n = one_chunk ? ss_max(n1 - n0, 1) : LONG_N;
-    float *scratch = p->scratch + thread * thread_floats(p->m, p->n, p->fold->depth);
+    float *scratch = p->scratch + thread * thread_floats(p->m, p->n, p->fold->depth, rows);
     for (int64_t i = m0; i < m1; i += block_m)
         for (int64_t j = n0; j < n1; j += block_n)
-            fold_block(p, i, ss_min(block_m, m1 - i), j, ss_min(block_n, n1 - j), one_chunk, scratch);
+            fold_block(p, i, ss_min(block_m, m1 - i), j, ss_min(block_n, n1 - j), rows, scratch);
 }
 
 int64_t SS_FN(matmul_fold_scratch)(const ss_matmul_fold *p, int depth, int threads) {
     if (p->backend == SS_BACKEND_OPENBLAS && !p->bf16) return SS_FN(matmul_fold_scratch_openblas)(p, depth, threads);
-    return threads * thread_floats(p->m, p->n, depth);
+    return threads * thread_floats(p->m, p->n, depth, p->most_rows > 0 ? p->most_rows * (p->bf16 ? 2 : 1) : INT64_MAX); /* as fold_native counts, at most */
 }
 
 void SS_FN(matmul_fold)(const ss_matmul_fold *p, int thread, int threads) {

@@ -51,7 +51,7 @@ typedef struct linear_scratch {
 
 static ss_matmul_fold weight_gradient(const ss_call *c, const linear_size *s) {
     return (ss_matmul_fold){
-        .backend = c->backend, .m = s->out, .n = s->in, .positions = s->positions, .a = c->grad_out[0], .a_row = s->out, .b = c->in[X], .b_row = s->in,
+        .backend = c->backend, .m = s->out, .n = s->in, .positions = s->positions, .a = c->grad_out[0], .a_row = s->out, .b = c->in[X], .b_row = s->in, .most_rows = c->rows * s->positions,
         .c = c->grad_in[WEIGHT], .c_row = s->in, .block_stride = c->block_stride[WEIGHT], .bf16 = c->bf16, .fold = c->fold,
     };
 }

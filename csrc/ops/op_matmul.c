@@ -119,7 +119,7 @@ static ss_matmul_fold shared_gradient(const ss_call *c, const matmul_size *s) {
     const float *x = c->in[A], *g = c->grad_out[0];
     return (ss_matmul_fold){
         .backend = c->backend, .m = tb ? s->n : s->k, .n = tb ? s->k : s->n, .positions = s->matrices * s->m, .a = tb ? g : x, .a_row = tb ? s->n : s->k, .b = tb ? x : g,
-        .b_row = tb ? s->k : s->n, .c = c->grad_in[B], .c_row = tb ? s->k : s->n, .block_stride = c->block_stride[B], .fold = c->fold,
+        .b_row = tb ? s->k : s->n, .c = c->grad_in[B], .c_row = tb ? s->k : s->n, .block_stride = c->block_stride[B], .most_rows = c->rows * s->matrices * s->m, .fold = c->fold,
     };
 }
 

@@ -193,7 +193,7 @@ static inline int64_t rec_take(rec_scratch *at, int64_t count) {
 static inline ss_matmul_fold rec_fold(const ss_call *c, const rec_size *s, int input, const real *a, const real *b) {
     const int64_t n = input == REC_W_IH ? s->features : s->units;
     return (ss_matmul_fold){.backend = c->backend, .m = s->gates, .n = n, .positions = s->steps, .a = a, .a_row = s->errors, .b = b, .b_row = n, .c = c->grad_in[input], .c_row = n,
-                            .block_stride = c->block_stride[input], .fold = c->fold};
+                            .block_stride = c->block_stride[input], .most_rows = s->rows * s->steps, .fold = c->fold};
 }
 #endif
 

@@ -186,6 +186,7 @@ static void check_fold(const ss_kernels *kernels, ss_backend backend, int64_t m,
         }
     for (int threads = 1; threads <= 3; threads++) {
         p.fold = NULL; /* the size of the scratch does not depend on the lanes at hand */
+        p.most_rows = threads == 1 ? 0 : rows;
         int64_t room = kernels->matmul_fold_scratch(&p, f->depth, threads);
         p.fold = f;
         p.scratch = array(room);
