@@ -10,6 +10,9 @@
  * With a stride s the positions of x fall into s*s (3-d: s*s*s) classes by (h + pad) mod s; each class meets its own taps and no others, so nothing is multiplied by
  * the zeros between the outputs. Small images are taken several samples at a time (conv_map.samples), which fills the tiles.
  *
+ * Outputs and gradients of x of 3x3 taps without stride go through minimal filtering (conv2d_winograd.h). The gradient of w of few outputs is turned: vectors run along (kw, c).
+ * With bf16 the gradient of w multiplies pairs of positions, of copies of the image and of the gradient of y.
+ *
  * Where each output channel reads one channel of x (depthwise), vectors run across channels instead (conv2d_depthwise.h). With a multiplier m each channel of x stands
  * m times in the buffer, and for the gradient of x the m outputs of a channel stand in m planes of a position: so channels of both operands always run together.
  */
@@ -23,14 +26,13 @@
 #include "kernels/conv2d_naive.h"
 #include "kernels/internal.h"
 
-static bool depthwise(const ss_conv2d *p) { return conv_depthwise(p); }
-static bool openblas(const ss_conv2d *p) { return p->backend == SS_BACKEND_OPENBLAS && !depthwise(p) && !p->bf16; }
+static bool openblas(const ss_conv2d *p) { return p->backend == SS_BACKEND_OPENBLAS && !conv_depthwise(p) && !p->bf16; }
 
 #ifdef SS_CONV_VECTOR
 #include "kernels/conv2d_winograd_tiles.h"
 
 /* The gradient of the weight multiplies pairs of positions. */
-static bool paired(const ss_conv2d *p) { return p->bf16 && !depthwise(p); }
+static bool paired(const ss_conv2d *p) { return p->bf16 && !conv_depthwise(p); }
 
 /* Output positions, or steps of a weight gradient, that are worked on together: their operands stay in the first-level cache. */
 enum { BLOCK_ROWS = 96, BLOCK_STEPS = 256, CHUNK_POSITIONS = 64 };
@@ -89,7 +91,7 @@ static void map_layout(conv_map *m, const ss_conv2d *p, int64_t at, bool packed,
 }
 
 static conv_map map_forward(const ss_conv2d *p, int64_t at, bool packed, int threads) {
-    conv_map m = {.source_d = p->depth, .source_h = p->height, .source_w = p->width, .source_c = p->channels, .dest_c = p->out_channels, .depthwise = depthwise(p), .planes = 1};
+    conv_map m = {.source_d = p->depth, .source_h = p->height, .source_w = p->width, .source_c = p->channels, .dest_c = p->out_channels, .depthwise = conv_depthwise(p), .planes = 1};
     m.group_source = p->channels / p->groups;
     m.group_dest = p->out_channels / p->groups;
     m.repeat = m.depthwise ? m.group_dest : 1;
@@ -107,7 +109,7 @@ static conv_map map_forward(const ss_conv2d *p, int64_t at, bool packed, int thr
 }
 
 static conv_map map_grad_x(const ss_conv2d *p, int64_t at, int threads) {
-    conv_map m = {.source_d = p->out_depth, .source_h = p->out_height, .source_w = p->out_width, .source_c = p->out_channels, .dest_c = p->channels, .depthwise = depthwise(p), .repeat = 1};
+    conv_map m = {.source_d = p->out_depth, .source_h = p->out_height, .source_w = p->out_width, .source_c = p->out_channels, .dest_c = p->channels, .depthwise = conv_depthwise(p), .repeat = 1};
     m.group_source = p->out_channels / p->groups;
     m.group_dest = p->channels / p->groups;
     m.planes = m.depthwise ? m.group_source : 1;
@@ -560,8 +562,7 @@ static void depthwise_run(const ss_conv2d *p, const conv_map *m, const conv_sums
 /* The backward scratch: tables of the forward pass, sums, tables of the gradient of x. */
 typedef struct conv_backward {
     conv_map weight, x;
-    conv_square square; /* instead of x, where conv_winograd */
-    square_layout squares;
+    square_layout squares; /* instead of x, where conv_winograd */
     conv_sums sums;
 } conv_backward;
 
@@ -570,8 +571,7 @@ static conv_backward backward_layout(const ss_conv2d *p, int depth, int threads)
     b.weight = map_forward(p, 0, false, threads);
     int64_t end;
     if (conv_winograd(p)) {
-        b.square = conv_square_grad_x(p);
-        b.squares = square_layout_of(&b.square, b.weight.end, threads);
+        b.squares = square_layout_of(conv_square_grad_x(p), b.weight.end, threads);
         end = b.squares.end;
     } else {
         b.x = map_grad_x(p, b.weight.end, threads);
@@ -585,8 +585,7 @@ int64_t SS_FN(conv2d_scratch)(const ss_conv2d *p, ss_conv2d_pass pass, int depth
     if (openblas(p)) return ss_conv2d_blas_scratch(p, pass, depth, threads);
     if (pass == SS_CONV_BACKWARD) return backward_layout(p, depth, threads).sums.end;
     if (!conv_winograd(p)) return map_forward(p, 0, true, threads).end;
-    conv_square square = conv_square_forward(p);
-    return square_layout_of(&square, 0, threads).end;
+    return square_layout_of(conv_square_forward(p), 0, threads).end;
 }
 
 void SS_FN(conv2d_pack)(const ss_conv2d *p, ss_conv2d_pass pass, int thread, int threads) {
@@ -595,9 +594,8 @@ void SS_FN(conv2d_pack)(const ss_conv2d *p, ss_conv2d_pass pass, int thread, int
         return;
     }
     if (pass == SS_CONV_FORWARD && conv_winograd(p)) {
-        conv_square square = conv_square_forward(p);
-        square_layout l = square_layout_of(&square, 0, threads);
-        square_pack(&square, &l, p->weight, p->scratch, thread, threads);
+        square_layout l = square_layout_of(conv_square_forward(p), 0, threads);
+        square_pack(&l, p->weight, p->scratch, thread, threads);
         return;
     }
     if (pass == SS_CONV_FORWARD) {
@@ -615,7 +613,7 @@ void SS_FN(conv2d_pack)(const ss_conv2d *p, ss_conv2d_pass pass, int thread, int
     }
     if (!p->grad_x) return;
     if (conv_winograd(p)) {
-        square_pack(&b.square, &b.squares, p->weight, p->scratch, thread, threads);
+        square_pack(&b.squares, p->weight, p->scratch, thread, threads);
         return;
     }
     if (thread == threads - 1) fill_grad_x(p, &b.x);
@@ -628,9 +626,8 @@ void SS_FN(conv2d_forward)(const ss_conv2d *p, int thread, int threads) {
         return;
     }
     if (conv_winograd(p)) {
-        conv_square square = conv_square_forward(p);
-        square_layout l = square_layout_of(&square, 0, threads);
-        square_run(&square, &l, p->rows, p->x, p->y, p->bias, p->scratch, thread, threads);
+        square_layout l = square_layout_of(conv_square_forward(p), 0, threads);
+        square_run(&l, p->rows, p->x, p->y, p->bias, p->scratch, thread, threads);
         return;
     }
     conv_map m = map_forward(p, 0, true, threads);
@@ -643,7 +640,7 @@ void SS_FN(conv2d_backward)(const ss_conv2d *p, int thread, int threads) {
         return;
     }
     conv_backward b = backward_layout(p, p->fold->depth, threads);
-    if (p->grad_x && conv_winograd(p)) square_run(&b.square, &b.squares, p->rows, p->grad_y, p->grad_x, p->x_bias, p->scratch, thread, threads);
+    if (p->grad_x && conv_winograd(p)) square_run(&b.squares, p->rows, p->grad_y, p->grad_x, p->x_bias, p->scratch, thread, threads);
     else if (p->grad_x) map_run(p, &b.x, p->grad_y, p->grad_x, p->x_bias, thread, threads);
     if (p->grad_weight && b.weight.depthwise) depthwise_run(p, &b.weight, &b.sums, thread, threads);
     else if (p->grad_weight && turned_sums(p)) turned_run(p, &b.weight, &b.sums, thread, threads);

@@ -145,73 +145,40 @@ static inline int64_t conv_rows(int64_t vectors) {
             switch (rows) { cases(V, false, mode) default: break; }                                                                                                            \
     }
 
-#define CONV_KIND PRODUCT_FLOAT
+/* The widths of a mode. */
 #if defined(__AVX512F__)
-CONV_TILES(conv_any_1, CONV_CASES_12, 1, CONV_ANY)
-CONV_TILES(conv_any_2, CONV_CASES_8, 2, CONV_ANY)
-CONV_TILES(conv_any_3, CONV_CASES_8, 3, CONV_ANY)
-CONV_TILES(conv_any_4, CONV_CASES_6, 4, CONV_ANY)
-CONV_TILES(conv_runs_1, CONV_CASES_12, 1, CONV_RUNS)
-CONV_TILES(conv_runs_2, CONV_CASES_8, 2, CONV_RUNS)
-CONV_TILES(conv_runs_3, CONV_CASES_8, 3, CONV_RUNS)
-CONV_TILES(conv_runs_4, CONV_CASES_6, 4, CONV_RUNS)
-CONV_TILES(conv_rows_1, CONV_CASES_12, 1, CONV_ROWS)
-CONV_TILES(conv_rows_2, CONV_CASES_8, 2, CONV_ROWS)
-CONV_TILES(conv_rows_3, CONV_CASES_8, 3, CONV_ROWS)
-CONV_TILES(conv_rows_4, CONV_CASES_6, 4, CONV_ROWS)
+#define CONV_WIDTHS(name, mode) \
+    CONV_TILES(name##_1, CONV_CASES_12, 1, mode) CONV_TILES(name##_2, CONV_CASES_8, 2, mode) CONV_TILES(name##_3, CONV_CASES_8, 3, mode) CONV_TILES(name##_4, CONV_CASES_6, 4, mode)
+#define CONV_ENTRY(name) {name##_1, name##_2, name##_3, name##_4}
+#else
+#define CONV_WIDTHS(name, mode) CONV_TILES(name##_1, CONV_CASES_8, 1, mode) CONV_TILES(name##_2, CONV_CASES_6, 2, mode)
+#define CONV_ENTRY(name) {name##_1, name##_2}
+#endif
+#define CONV_KIND PRODUCT_FLOAT
+CONV_WIDTHS(conv_any, CONV_ANY)
+CONV_WIDTHS(conv_runs, CONV_RUNS)
+CONV_WIDTHS(conv_rows, CONV_ROWS)
 #undef CONV_KIND
 #define CONV_KIND PRODUCT_PAIRS
-CONV_TILES(conv_pairs_1, CONV_CASES_12, 1, CONV_ANY)
-CONV_TILES(conv_pairs_2, CONV_CASES_8, 2, CONV_ANY)
-CONV_TILES(conv_pairs_3, CONV_CASES_8, 3, CONV_ANY)
-CONV_TILES(conv_pairs_4, CONV_CASES_6, 4, CONV_ANY)
+CONV_WIDTHS(conv_pairs, CONV_ANY)
 #undef CONV_KIND
 #define CONV_KIND PRODUCT_PAIRS_EMULATED
-CONV_TILES(conv_emulated_1, CONV_CASES_12, 1, CONV_ANY)
-CONV_TILES(conv_emulated_2, CONV_CASES_8, 2, CONV_ANY)
-CONV_TILES(conv_emulated_3, CONV_CASES_8, 3, CONV_ANY)
-CONV_TILES(conv_emulated_4, CONV_CASES_6, 4, CONV_ANY)
-#else
-CONV_TILES(conv_any_1, CONV_CASES_8, 1, CONV_ANY)
-CONV_TILES(conv_any_2, CONV_CASES_6, 2, CONV_ANY)
-CONV_TILES(conv_runs_1, CONV_CASES_8, 1, CONV_RUNS)
-CONV_TILES(conv_runs_2, CONV_CASES_6, 2, CONV_RUNS)
-CONV_TILES(conv_rows_1, CONV_CASES_8, 1, CONV_ROWS)
-CONV_TILES(conv_rows_2, CONV_CASES_6, 2, CONV_ROWS)
-#undef CONV_KIND
-#define CONV_KIND PRODUCT_PAIRS_EMULATED
-CONV_TILES(conv_emulated_1, CONV_CASES_8, 1, CONV_ANY)
-CONV_TILES(conv_emulated_2, CONV_CASES_6, 2, CONV_ANY)
-#endif
+CONV_WIDTHS(conv_emulated, CONV_ANY)
 #undef CONV_KIND
 
 typedef void (*conv_tile_function)(const conv_block *k, int64_t row, int64_t rows, int64_t column, const float *b, int64_t b_step, vec_mask mask, bool part);
-enum { CONV_PAIRS = 3, CONV_EMULATED };
-static const conv_tile_function CONV_TILE_TABLE[5][CONV_VECTORS] = {
-#if defined(__AVX512F__)
-    {conv_any_1, conv_any_2, conv_any_3, conv_any_4},
-    {conv_runs_1, conv_runs_2, conv_runs_3, conv_runs_4},
-    {conv_rows_1, conv_rows_2, conv_rows_3, conv_rows_4},
-    {conv_pairs_1, conv_pairs_2, conv_pairs_3, conv_pairs_4},
-    {conv_emulated_1, conv_emulated_2, conv_emulated_3, conv_emulated_4},
-#else
-    {conv_any_1, conv_any_2},
-    {conv_runs_1, conv_runs_2},
-    {conv_rows_1, conv_rows_2},
-    {conv_emulated_1, conv_emulated_2},
-    {conv_emulated_1, conv_emulated_2},
-#endif
-};
+enum { CONV_PAIRS = CONV_ROWS + 1, CONV_EMULATED, CONV_MODES };
+static const conv_tile_function CONV_TILE_TABLE[CONV_MODES][CONV_VECTORS] = {CONV_ENTRY(conv_any), CONV_ENTRY(conv_runs), CONV_ENTRY(conv_rows), CONV_ENTRY(conv_pairs), CONV_ENTRY(conv_emulated)};
 
 /* Rows of the tables ascend, so the first and the last tell. */
 static inline int conv_mode_of(const conv_block *k, int64_t row, int64_t rows) {
-    if (k->pairs) return pairs_kind() == PRODUCT_PAIRS ? CONV_PAIRS : CONV_EMULATED;
     if (k->runs) return CONV_RUNS;
     return k->row_off[row + rows - 1] - k->row_off[row] == rows - 1 ? CONV_ROWS : CONV_ANY;
 }
 
 static inline void conv_block_run(const conv_block *k) {
-    int64_t panels = conv_panels(k->n);
+    const int64_t panels = conv_panels(k->n);
+    const int pairs = !k->pairs ? 0 : pairs_kind() == PRODUCT_PAIRS ? CONV_PAIRS : CONV_EMULATED;
     for (int64_t panel = 0; panel < panels; panel++) {
         int64_t begin, end;
         conv_panel(k->n, panel, &begin, &end);
@@ -223,7 +190,7 @@ static inline void conv_block_run(const conv_block *k) {
         int64_t tiles = (k->m + conv_rows(vectors) - 1) / conv_rows(vectors);
         for (int64_t tile = 0; tile < tiles; tile++) {
             int64_t row = k->m * tile / tiles, rows = k->m * (tile + 1) / tiles - row;
-            CONV_TILE_TABLE[conv_mode_of(k, row, rows)][vectors - 1](k, row, rows, column, b, b_step, mask, cut);
+            CONV_TILE_TABLE[pairs ? pairs : conv_mode_of(k, row, rows)][vectors - 1](k, row, rows, column, b, b_step, mask, cut);
         }
     }
 }

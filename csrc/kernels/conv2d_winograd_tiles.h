@@ -11,25 +11,27 @@ enum { SQUARE_PLACES = 16, SQUARE_FLOATS = 96 * 1024, SQUARE_LEAST = 2 * TILE_M,
 
 /* Offsets in floats; planes of the two transformed blocks are an odd number of cache lines apart, so that the 16 places of a square do not meet in one set of a cache. */
 typedef struct square_layout {
+    conv_square pass;
     int64_t squares, source_row, source_plane, dest_row, dest_plane, panels, at_packed, at_buffer, buffer, end;
 } square_layout;
 
-static square_layout square_layout_of(const conv_square *s, int64_t at, int threads) {
-    square_layout l = {.source_row = ss_round_up(s->source_c, 16), .dest_row = ss_round_up(s->dest_c, 16), .panels = (s->dest_c + TILE_N - 1) / TILE_N};
+static square_layout square_layout_of(conv_square pass, int64_t at, int threads) {
+    square_layout l = {.pass = pass, .source_row = ss_round_up(pass.source_c, 16), .dest_row = ss_round_up(pass.dest_c, 16), .panels = (pass.dest_c + TILE_N - 1) / TILE_N};
     if (l.source_row % 256 == 0) l.source_row += 16;
     l.squares = SQUARE_FLOATS / SQUARE_PLACES / (l.source_row + l.dest_row) / TILE_M * TILE_M;
     l.squares = ss_max(SQUARE_LEAST, ss_min(l.squares, SQUARE_MOST));
     l.source_plane = ss_round_up(l.squares * l.source_row, 32) + 16;
     l.dest_plane = ss_round_up(l.squares * l.dest_row, 32) + 16;
     l.at_packed = at;
-    l.at_buffer = ss_round_up(at + SQUARE_PLACES * l.panels * TILE_N * s->source_c, 16);
+    l.at_buffer = ss_round_up(at + SQUARE_PLACES * l.panels * TILE_N * pass.source_c, 16);
     l.buffer = ss_round_up(SQUARE_PLACES * (l.source_plane + l.dest_plane), 16);
     l.end = l.at_buffer + l.buffer * threads;
     return l;
 }
 
 /* The transformed weight: for each place panels of TILE_N destination channels, source_c x TILE_N each. */
-static void square_pack(const conv_square *s, const square_layout *l, const float *weight, float *scratch, int thread, int threads) {
+static void square_pack(const square_layout *l, const float *weight, float *scratch, int thread, int threads) {
+    const conv_square *s = &l->pass;
     int64_t begin, end, vectors = (s->dest_c + VEC_WIDTH - 1) / VEC_WIDTH, plane = l->panels * TILE_N * s->source_c;
     const vec half_ = vec_set(0.5f);
     ss_split(vectors * s->source_c, 1, thread, threads, &begin, &end);
@@ -49,7 +51,8 @@ static void square_pack(const conv_square *s, const square_layout *l, const floa
 }
 
 /* One square of the source from (h, w) on. inside: all of it lies in the image. */
-SS_INLINE void square_load(const conv_square *s, const square_layout *l, const float *image, int64_t h, int64_t w, const bool inside, float *to) {
+SS_INLINE void square_load(const square_layout *l, const float *image, int64_t h, int64_t w, const bool inside, float *to) {
+    const conv_square *s = &l->pass;
     int64_t row = s->source_w * s->source_c;
     for (int64_t c = 0; c < s->source_c; c += VEC_WIDTH) {
         vec_mask mask = vec_first(s->source_c - c);
@@ -71,7 +74,8 @@ SS_INLINE void square_load(const conv_square *s, const square_layout *l, const f
 }
 
 /* One square of results; rows and columns: how much of it lies in the image. */
-SS_INLINE void square_store(const conv_square *s, const square_layout *l, const float *from, const float *bias, float *to, const int rows, const int columns) {
+SS_INLINE void square_store(const square_layout *l, const float *from, const float *bias, float *to, const int rows, const int columns) {
+    const conv_square *s = &l->pass;
     for (int64_t c = 0; c < s->dest_c; c += VEC_WIDTH) {
         vec_mask mask = vec_first(s->dest_c - c);
         bool whole = s->dest_c - c >= VEC_WIDTH;
@@ -93,7 +97,8 @@ SS_INLINE void square_store(const conv_square *s, const square_layout *l, const 
 }
 
 /* Squares of all samples are dealt to threads in contiguous runs. */
-static void square_run(const conv_square *s, const square_layout *l, int64_t samples, const float *source, float *dest, const float *bias, float *scratch, int thread, int threads) {
+static void square_run(const square_layout *l, int64_t samples, const float *source, float *dest, const float *bias, float *scratch, int thread, int threads) {
+    const conv_square *s = &l->pass;
     int64_t across = (s->dest_w + 1) / 2, down = (s->dest_h + 1) / 2, begin, end, plane = l->panels * TILE_N * s->source_c;
     const float *packed = scratch + l->at_packed;
     float *v = scratch + l->at_buffer + l->buffer * thread, *m = v + SQUARE_PLACES * l->source_plane;
@@ -105,8 +110,8 @@ static void square_run(const conv_square *s, const square_layout *l, int64_t sam
             int64_t h = 2 * i - s->pad_h, w = 2 * j - s->pad_w;
             const float *image = source + n * s->source_h * s->source_w * s->source_c;
             float *to = v + k * l->source_row;
-            if (h >= 0 && h + 4 <= s->source_h && w >= 0 && w + 4 <= s->source_w) square_load(s, l, image, h, w, true, to);
-            else square_load(s, l, image, h, w, false, to);
+            if (h >= 0 && h + 4 <= s->source_h && w >= 0 && w + 4 <= s->source_w) square_load(l, image, h, w, true, to);
+            else square_load(l, image, h, w, false, to);
             if (++j == across && (j = 0, ++i == down)) i = 0, n++;
         }
         for (int t = 0; t < SQUARE_PLACES; t++)
@@ -121,10 +126,10 @@ static void square_run(const conv_square *s, const square_layout *l, int64_t sam
             const float *from = m + k * l->dest_row;
             float *to = dest + ((n * s->dest_h + 2 * i) * s->dest_w + 2 * j) * s->dest_c;
             int rows = 2 * i + 2 <= s->dest_h ? 2 : 1, columns = 2 * j + 2 <= s->dest_w ? 2 : 1;
-            if (rows == 2 && columns == 2) square_store(s, l, from, bias, to, 2, 2);
-            else if (rows == 2) square_store(s, l, from, bias, to, 2, 1);
-            else if (columns == 2) square_store(s, l, from, bias, to, 1, 2);
-            else square_store(s, l, from, bias, to, 1, 1);
+            if (rows == 2 && columns == 2) square_store(l, from, bias, to, 2, 2);
+            else if (rows == 2) square_store(l, from, bias, to, 2, 1);
+            else if (columns == 2) square_store(l, from, bias, to, 1, 2);
+            else square_store(l, from, bias, to, 1, 1);
             if (++j == across && (j = 0, ++i == down)) i = 0, n++;
         }
     }

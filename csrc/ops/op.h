@@ -122,7 +122,7 @@ typedef enum ss_op_flag {
     SS_OP_ANY_DTYPE = 1024,   /* moves elements: takes int32 as well as float and passes the dtype on */
     SS_OP_HOST = 512,         /* calls functions of the host language (c->host) */
     SS_OP_REMADE = 2048,      /* its output may be computed again for the backward pass of a user: cheap, from inputs that its own backward reads anyway, and without statistics or state */
-    SS_OP_IN_PLACE = 4096,      /* out[0] may lie over any batched input of its shape: an element is read before the same element is written, and no other is needed */
+    SS_OP_IN_PLACE = 4096,      /* out[0] may lie over any batched input of its shape: an element is read before the same element is written, and no other is needed (so loops may still declare their pointers restrict) */
     SS_OP_GRAD_IN_PLACE = 8192, /* in the same way the gradient of any batched input of output 0's shape may lie over grad_out[0] */
     SS_OP_ROUNDS = 16384,       /* a product that rounds its operands itself when bf16: nothing arrives rounded */
     SS_OP_PRODUCT = 256       /* multiplies matrices or convolves: with precision bf16 its float inputs (weights of at least 2 axes, activations) and its grad_out are rounded */

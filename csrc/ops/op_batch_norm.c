@@ -30,8 +30,8 @@ static const ss_attr_spec attrs[] = {
 static bool absent(const ss_call *c, int i) { return c->n_in <= i || c->in_shape[i].rank < 0; }
 static int64_t channels_of(const ss_call *c) { return c->in_shape[X].dim[0]; }
 static int64_t positions_of(const ss_call *c) { return ss_shape_count(&c->in_shape[X]) / c->in_shape[X].dim[0]; }
-/* Normalised by running statistics: these are constants, and no sums over samples are needed. */
 static bool with_relu(const ss_call *c) { return c->attr[RELU] != 0; }
+/* Normalised by running statistics: these are constants, and no sums over samples are needed. */
 static bool frozen(const ss_call *c) { return !absent(c, RUNNING_MEAN) && (!c->training || c->attr[USE_RUNNING] != 0); }
 
 static real *lane_saved(const ss_call *c, int lane, int vector) {
@@ -81,8 +81,8 @@ static void lane_moments_ref(const real *x, int64_t n, int64_t channels, real *m
     }
 }
 
-/* y before the ReLU, once more as the forward pass made it. r: the residual, or NULL. */
-static inline real made_again(real x, const real *r, real mean, real scale, real shift) {
+/* y before the ReLU: the forward pass makes it, and the backward pass once more. r: the residual, or NULL. */
+static inline real before_relu(real x, const real *r, real mean, real scale, real shift) {
     real y = fma_r(x - mean, scale, shift);
     return r ? y + *r : y;
 }
@@ -93,7 +93,7 @@ static real shift_of(const ss_call *c, int64_t channel) { return absent(c, BETA)
 /* The gradient before the ReLU at element `at` of channel `channel`. */
 static real masked(const ss_call *c, int64_t at, int64_t channel, real mean, real inverse) {
     const real *x = c->in[X], *grad = c->grad_out[0], *r = absent(c, RESIDUAL) ? NULL : (const real *)c->in[RESIDUAL] + at;
-    return with_relu(c) && made_again(x[at], r, mean, scale_of(c, channel, inverse), shift_of(c, channel)) <= 0 ? 0 : grad[at];
+    return with_relu(c) && before_relu(x[at], r, mean, scale_of(c, channel, inverse), shift_of(c, channel)) <= 0 ? 0 : grad[at];
 }
 
 /* Backward: the chain of gy, and the chain of gy * (x - mean) times the inverse deviation; positions from `first` on. */
@@ -376,7 +376,7 @@ static bool lane_part(const ss_call *c, int lane, int64_t positions, int64_t beg
 /* y = (x - mean) * (gamma * inverse) + beta, the last two fused; then the residual is added and the ReLU taken. */
 static void forward(const ss_call *c) {
     int64_t channels = channels_of(c), positions = positions_of(c), begin, end, first, last;
-    const real *gamma = absent(c, GAMMA) ? NULL : c->in[GAMMA], *beta = absent(c, BETA) ? NULL : c->in[BETA];
+    const bool relu = with_relu(c);
     ss_split(c->rows * positions, 1, c->thread, c->threads, &begin, &end);
     for (int lane = 0; lane < c->fold->lanes; lane++) {
         if (!lane_part(c, lane, positions, begin, end, &first, &last)) continue;
@@ -387,8 +387,8 @@ static void forward(const ss_call *c) {
             for (int j = 0; j < n; j++) {
                 mean[j] = stat ? stat[1 + from + j] : ((const real *)c->in[RUNNING_MEAN])[from + j];
                 inverse[j] = stat ? stat[1 + channels + from + j] : inverse_deviation(((const real *)c->in[RUNNING_VAR])[from + j], (real)c->attr[EPS]);
-                scale[j] = gamma ? gamma[from + j] * inverse[j] : inverse[j];
-                shift[j] = beta ? beta[from + j] : 0;
+                scale[j] = scale_of(c, from + j, inverse[j]);
+                shift[j] = shift_of(c, from + j);
             }
             if (c->saved && first == c->fold->row[lane] * positions) { /* the thread that begins the lane */
                 real *to = lane_saved(c, lane, SAVED_MEAN) + from, *to_inverse = lane_saved(c, lane, SAVED_INVERSE) + from;
@@ -401,14 +401,10 @@ static void forward(const ss_call *c) {
                 const real *restrict x = (const real *)c->in[X] + p * channels + from;
                 real *restrict y = (real *)c->out[0] + p * channels + from;
                 const real *restrict r = absent(c, RESIDUAL) ? NULL : (const real *)c->in[RESIDUAL] + p * channels + from;
-                if (r && with_relu(c))
-                    for (int j = 0; j < n; j++) y[j] = max_r(fma_r(x[j] - mean[j], scale[j], shift[j]) + r[j], 0);
-                else if (with_relu(c))
-                    for (int j = 0; j < n; j++) y[j] = max_r(fma_r(x[j] - mean[j], scale[j], shift[j]), 0);
-                else if (r)
-                    for (int j = 0; j < n; j++) y[j] = fma_r(x[j] - mean[j], scale[j], shift[j]) + r[j];
-                else
-                    for (int j = 0; j < n; j++) y[j] = fma_r(x[j] - mean[j], scale[j], shift[j]);
+                for (int j = 0; j < n; j++) {
+                    const real value = before_relu(x[j], r ? r + j : NULL, mean[j], scale[j], shift[j]);
+                    y[j] = relu ? max_r(value, 0) : value;
+                }
             }
         }
     }
@@ -422,8 +418,8 @@ typedef struct run_constants {
 /* Positions [first, last), channels [from, from + n) of backward_x. Constants at the calls: relu 0, 1 (of the result), 2 (of its sum with a residual); constant: no statistics. */
 static inline __attribute__((always_inline)) void backward_run(const ss_call *c, const run_constants *k, int64_t first, int64_t last, int64_t from, int n, const int relu, const bool constant) {
     const int64_t channels = channels_of(c);
-    const real *restrict in = c->in[X], *restrict grad = c->grad_out[0], *restrict residual = absent(c, RESIDUAL) ? NULL : c->in[RESIDUAL];
-    real *restrict grad_x = c->grad_in[X], *restrict grad_residual = residual ? c->grad_in[RESIDUAL] : NULL;
+    const real *in = c->in[X], *grad = c->grad_out[0], *residual = absent(c, RESIDUAL) ? NULL : c->in[RESIDUAL];
+    real *grad_x = c->grad_in[X], *grad_residual = residual ? c->grad_in[RESIDUAL] : NULL; /* either may lie over grad */
     for (int64_t p = first; p < last; p++) {
 #ifndef SS_F64
         for (int j = 0; j < n; j += VEC_WIDTH) {
@@ -442,7 +438,7 @@ static inline __attribute__((always_inline)) void backward_run(const ss_call *c,
 #else
         for (int j = 0; j < n; j++) {
             const int64_t at = p * channels + from + j;
-            const real y = made_again(in[at], residual ? residual + at : NULL, k->mean[j], k->scale[j], k->beta[j]), g = relu && y <= 0 ? 0 : grad[at];
+            const real y = before_relu(in[at], residual ? residual + at : NULL, k->mean[j], k->scale[j], k->beta[j]), g = relu && y <= 0 ? 0 : grad[at];
             if (grad_residual) grad_residual[at] = g;
             if (grad_x) grad_x[at] = constant ? g * k->scale[j] : fma_r(k->mean[j] - in[at], k->slope[j], g - k->shift[j]) * k->scale[j];
         }
@@ -453,8 +449,8 @@ static inline __attribute__((always_inline)) void backward_run(const ss_call *c,
 /* The gradient of the residual is the one before the ReLU. grad_x = (gy - s/N - (x - mean) * (inverse * p/N)) * (gamma * inverse), s and p the joined sums, N the group's count; gy * (gamma * inverse) when frozen. */
 static void backward_x(const ss_call *c) {
     int64_t channels = channels_of(c), positions = positions_of(c), begin, end, first, last;
-    const real *gamma = absent(c, GAMMA) ? NULL : c->in[GAMMA];
-    bool constant = frozen(c);
+    const bool constant = frozen(c);
+    const int relu = !with_relu(c) ? 0 : absent(c, RESIDUAL) ? 1 : 2;
     ss_split(c->rows * positions, 1, c->thread, c->threads, &begin, &end);
     for (int lane = 0; lane < c->fold->lanes; lane++) {
         if (!lane_part(c, lane, positions, begin, end, &first, &last)) continue;
@@ -465,15 +461,13 @@ static void backward_x(const ss_call *c) {
             real mean[RUN], scale[RUN], shift[RUN], slope[RUN], beta[RUN];
             for (int j = 0; j < n; j++) {
                 mean[j] = lane_saved(c, lane, SAVED_MEAN)[from + j];
-                scale[j] = gamma ? gamma[from + j] * inverse[j] : inverse[j];
+                scale[j] = scale_of(c, from + j, inverse[j]);
                 shift[j] = stat ? stat[1 + from + j] / stat[0] : 0;
                 slope[j] = stat ? stat[1 + channels + from + j] / stat[0] * inverse[j] : 0;
                 beta[j] = shift_of(c, from + j);
             }
             const run_constants k = {mean, scale, beta, shift, slope};
-            const int relu = !with_relu(c) ? 0 : absent(c, RESIDUAL) ? 1 : 2;
-            if (constant && relu) backward_run(c, &k, first, last, from, n, absent(c, RESIDUAL) ? 1 : 2, true);
-            else if (constant) backward_run(c, &k, first, last, from, n, 0, true);
+            if (constant) backward_run(c, &k, first, last, from, n, relu, true);
             else if (relu == 0) backward_run(c, &k, first, last, from, n, 0, false);
             else if (relu == 1) backward_run(c, &k, first, last, from, n, 1, false);
             else backward_run(c, &k, first, last, from, n, 2, false);
@@ -520,14 +514,14 @@ static void forward_ref(const ss_call *c) {
             const real *stat = frozen(c) ? NULL : (const real *)c->stat + c->stat_group[lane] * (1 + 2 * channels);
             real mean = stat ? stat[1 + i] : ((const real *)c->in[RUNNING_MEAN])[i];
             real inverse = stat ? stat[1 + channels + i] : inverse_deviation(((const real *)c->in[RUNNING_VAR])[i], (real)c->attr[EPS]);
-            real scale = absent(c, GAMMA) ? inverse : ((const real *)c->in[GAMMA])[i] * inverse, shift = absent(c, BETA) ? 0 : ((const real *)c->in[BETA])[i];
+            real scale = scale_of(c, i, inverse), shift = shift_of(c, i);
             if (c->saved) {
                 lane_saved(c, lane, SAVED_MEAN)[i] = one_nan(mean);
                 lane_saved(c, lane, SAVED_INVERSE)[i] = one_nan(inverse);
             }
             for (int64_t p = c->fold->row[lane] * positions; p < c->fold->row[lane + 1] * positions; p++) {
                 int64_t at = p * channels + i;
-                real value = made_again(x[at], absent(c, RESIDUAL) ? NULL : (const real *)c->in[RESIDUAL] + at, mean, scale, shift);
+                real value = before_relu(x[at], absent(c, RESIDUAL) ? NULL : (const real *)c->in[RESIDUAL] + at, mean, scale, shift);
                 y[at] = with_relu(c) ? max_r(value, 0) : value;
             }
         }
@@ -545,7 +539,7 @@ static void backward_ref(const ss_call *c) {
         for (int64_t i = 0; i < channels; i++) {
             const real *stat = frozen(c) ? NULL : (const real *)c->stat + c->stat_group[lane] * (1 + 2 * channels);
             real mean = lane_saved(c, lane, SAVED_MEAN)[i], inverse = lane_saved(c, lane, SAVED_INVERSE)[i];
-            real scale = absent(c, GAMMA) ? inverse : ((const real *)c->in[GAMMA])[i] * inverse;
+            real scale = scale_of(c, i, inverse);
             for (int64_t p = c->fold->row[lane] * positions; p < c->fold->row[lane + 1] * positions; p++) {
                 int64_t at = p * channels + i;
                 real g = masked(c, at, i, mean, inverse);

@@ -739,14 +739,15 @@ class Plan:
         if type(xb) is np.ndarray and type(yb) is np.ndarray and sample_weight is None and not local and batch is None:
             if xb.flags.c_contiguous and yb.flags.c_contiguous and xb.flags.aligned and yb.flags.aligned:
                 kinds = (xb.dtype, xb.shape, yb.dtype, yb.shape, self.batch_size)
-        if kinds and kinds == self._fitting:  # every check looks at types and shapes alone
+        known = bool(kinds) and kinds == self._fitting  # every check looks at types and shapes alone
+        if known:
             total = len(xb)
             given = Given([(xb, "xb"), (yb, "yb")], 1, 1, None)
         else:
             given, total = self._together(arguments)
         model = self._ready(given)
         session, trace = self._session(True, True, sample_weight is not None, self.batch_size or total)
-        if not kinds or kinds != self._fitting:
+        if not known:
             self._fit_shapes(given, trace)
             if kinds and given.arrays[0] is xb and given.arrays[1] is yb:
                 self._fitting = (*kinds[:-1], self.batch_size)

@@ -43,21 +43,16 @@ def digest(result: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"sections": sections}
 
 
-def _times(record: Mapping[str, Any]) -> dict[tuple[int, int, str], float]:
-    """samestep's best milliseconds by (ranks, threads, workload)."""
+def _figures(record: Mapping[str, Any]) -> dict[tuple[int, int, str], tuple[float, float]]:
+    """samestep's best milliseconds and the peak beside them, GFLOP/s, by (ranks, threads, workload)."""
     return {
-        (section["ranks"], section["threads"], entry["name"]): entry["contestants"]["samestep"]["best_ms"]
+        (section["ranks"], section["threads"], entry["name"]): (
+            entry["contestants"]["samestep"]["best_ms"],
+            entry["peak_gflops"],
+        )
         for section in record["sections"]
         for entry in section["workloads"]
         if "best_ms" in entry["contestants"].get("samestep", {})
-    }
-
-
-def _peaks(record: Mapping[str, Any]) -> dict[tuple[int, int, str], float]:
-    return {
-        (section["ranks"], section["threads"], entry["name"]): entry["peak_gflops"]
-        for section in record["sections"]
-        for entry in section["workloads"]
     }
 
 
@@ -77,21 +72,22 @@ def load(folder: Path) -> list[dict[str, Any]]:
 def compare(record: Mapping[str, Any], earlier: Iterable[Mapping[str, Any]]) -> list[str]:
     """One line for each workload that an earlier record of the same processor and precision has: the time now over the
     time then, and the peaks, which tell whether the machine was the same."""
-    now, peaks, lines = _times(record), _peaks(record), []
-    alike = [
-        item
-        for item in earlier
-        if item["machine"]["cpu"] == record["machine"]["cpu"]
-        and item["settings"]["precision"] == record["settings"]["precision"]
-    ]
-    for key, value in now.items():
-        last = next((item for item in reversed(alike) if key in _times(item)), None)
-        if last is None:
+    last: dict[tuple[int, int, str], tuple[Mapping[str, Any], float, float]] = {}
+    for item in earlier:  # the oldest first: later ones take their places
+        if (
+            item["machine"]["cpu"] == record["machine"]["cpu"]
+            and item["settings"]["precision"] == record["settings"]["precision"]
+        ):
+            last |= {key: (item, *figures) for key, figures in _figures(item).items()}
+    lines = []
+    for key, (value, peak) in _figures(record).items():
+        if key not in last:
             continue
         ranks, threads, name = key
+        item, before, peak_before = last[key]
         lines.append(
-            f"{name}, {ranks} x {threads}: {value / _times(last)[key]:.3f} of the time of {last['started']} "
-            f"({last.get('commit') or 'no commit'}); peak {peaks[key]:.0f} against {_peaks(last)[key]:.0f} GFLOP/s"
+            f"{name}, {ranks} x {threads}: {value / before:.3f} of the time of {item['started']} "
+            f"({item.get('commit') or 'no commit'}); peak {peak:.0f} against {peak_before:.0f} GFLOP/s"
         )
     return lines
 
