@@ -163,3 +163,39 @@ def test_numbers_beyond_float32_in_parameters():
     layer.weight.data = np.full((3, 6), np.inf)  # what is meant is kept
     with pytest.raises(TypeError, match="data"):
         layer.weight.data = np.full((3, 6), "a")
+
+
+def test_arrays_read_in_place_count_like_copies_of_them():
+    """Float32 and int32 rows that lie as a step wants them are read where they lie; nothing of them is written to, and nothing stays behind after a failure."""
+    x = np.random.default_rng(3).normal(size=(8, 5)).astype(np.float32)
+    labels = np.arange(8, dtype=np.int32) % 3
+    wide = np.zeros((8, 10), np.float32)
+    wide[:, ::2] = x
+
+    def losses(*steps):
+        ss.manual_seed(0)
+        module = nn.Linear(5, 3)
+        plan = ss.compile(module, "cross_entropy", optim.SGD(lr=0.1, momentum=0.9), batch_size=8)
+        found = []
+        for features, targets in steps:
+            try:
+                found.append(plan.step(features, targets))
+            except ValueError:
+                found.append(None)
+        return found, ss.fingerprint(module)
+
+    before = x.copy(), labels.copy()
+    plain = losses((x, labels), (x[:3], labels[:3]), (x, labels))
+    assert plain == losses(
+        (x.astype(np.float64), labels.astype(np.int64)),
+        (wide[:3, ::2], list(labels[:3])),
+        (x.tolist(), labels.astype(np.uint8)),
+    )
+    np.testing.assert_array_equal(x, before[0])
+    np.testing.assert_array_equal(labels, before[1])
+    # A bad label is found after the features have been lent; the next step brings others, which are copied.
+    other = (-x).astype(np.float64)
+    failed = losses((x, labels), (x, np.full(8, 7, np.int32)), (other, labels))
+    assert failed[0][1] is None
+    good = losses((x, labels), (other, labels))
+    assert (failed[0][0], failed[0][2], failed[1]) == (good[0][0], good[0][1], good[1])

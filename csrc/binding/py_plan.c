@@ -87,11 +87,17 @@ static void release(arrays *a) {
     a->count = 0;
 }
 
+/* After a step on arrays that load_one lent. */
+static void take_back(plan_object *self, arrays *a) {
+    for (int k = 0; k < self->session->inputs; k++) ss_session_lend(self->session, k, NULL);
+    release(a);
+}
+
 /* empty: arrays without rows are allowed. role: of mixing, or NULL. */
 static ss_status take_arrays(plan_object *self, PyObject *sequence, bool empty, const ss_mix_role *role, arrays *a, ss_error *err) {
     const ss_graph *g = self->graph->graph;
     ss_status status = SS_OK;
-    *a = (arrays){0};
+    a->count = 0, a->rows = 0;
     PyObject *fast = PySequence_Tuple(sequence); /* a copy: reading an array may run code that changes a list */
     if (!fast) {
         PyErr_Clear();
@@ -129,33 +135,34 @@ static ss_status check_batch(const ss_session *s, int64_t batch, const char *wha
     return SS_OK;
 }
 
-/* Loads one batch into input set 0. A failure is returned, not raised: the other ranks must hear of it. */
-static ss_status load_one(plan_object *self, PyObject *sequence, bool local, long long given, int64_t *batch, ss_error *err) {
+/* Whether rows lie as a step reads them. */
+static bool as_read(const ss_array *a, ss_dtype wanted, int64_t channels) {
+    return a->type == (wanted == SS_I32 ? SS_T_I32 : SS_T_F32) && channels == 1 && a->row_stride == 4 * a->count;
+}
+
+/* Loads one batch into input set 0, or lends the arrays; the caller takes them back, whatever the outcome. A failure is returned, not raised: the other ranks must hear of it. */
+static ss_status load_one(plan_object *self, PyObject *sequence, bool local, long long given, arrays *a, int64_t *batch, ss_error *err) {
     ss_session *s = self->session;
-    arrays a;
     int64_t begin = 0, end = 0;
     *batch = 1;
-    ss_status status = take_arrays(self, sequence, local, NULL, &a, err); /* a small batch may leave this rank no rows */
-    if (status != SS_OK) goto done;
-    if (local && given < 1) {
-        status = SS_FAIL(err, SS_ERR_VALUE, "local=True needs batch=, the size of the global batch");
-        goto done;
-    }
-    int64_t size = local ? given : a.rows;
-    if ((status = check_batch(s, size, a.array[0].name, err)) != SS_OK) goto done;
+    ss_status status = take_arrays(self, sequence, local, NULL, a, err); /* a small batch may leave this rank no rows */
+    if (status != SS_OK) return status;
+    if (local && given < 1) return SS_FAIL(err, SS_ERR_VALUE, "local=True needs batch=, the size of the global batch");
+    int64_t size = local ? given : a->rows;
+    if ((status = check_batch(s, size, a->array[0].name, err)) != SS_OK) return status;
     ss_session_rows(s, size, &begin, &end);
-    if (local && a.rows != end - begin) {
-        status = SS_FAIL(err, SS_ERR_SHAPE, "%s has %lld rows, but this rank's part of a batch of %lld is %lld rows: [%lld, %lld)", a.array[0].name,
-                         (long long)a.rows, (long long)size, (long long)(end - begin), (long long)begin, (long long)end);
-        goto done;
-    }
+    if (local && a->rows != end - begin)
+        return SS_FAIL(err, SS_ERR_SHAPE, "%s has %lld rows, but this rank's part of a batch of %lld is %lld rows: [%lld, %lld)", a->array[0].name,
+                       (long long)a->rows, (long long)size, (long long)(end - begin), (long long)begin, (long long)end);
     *batch = size;
+    const int64_t first = local ? 0 : begin;
     Py_BEGIN_ALLOW_THREADS
-    for (int k = 0; k < a.count && status == SS_OK; k++)
-        status = ss_gather(&a.array[k], NULL, local ? 0 : begin, end - begin, self->wanted[k], s->input_channels[k], s->input[0][k], err);
+    for (int k = 0; k < a->count && status == SS_OK; k++) {
+        const ss_array *array = &a->array[k];
+        if (as_read(array, self->wanted[k], s->input_channels[k])) ss_session_lend(s, k, array->data + first * array->row_stride);
+        else status = ss_gather(array, NULL, first, end - begin, self->wanted[k], s->input_channels[k], s->input[0][k], err);
+    }
     Py_END_ALLOW_THREADS
-done:
-    release(&a);
     return status;
 }
 
@@ -176,6 +183,7 @@ static PyObject *plan_step(PyObject *object, PyObject *args, PyObject *kwargs) {
     PyObject *sequence, *given = Py_None;
     int local = 0, update = 1;
     int64_t batch;
+    arrays a;
     ss_error err;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$pOp", names, &sequence, &local, &given, &update)) return NULL;
     long long wanted = given == Py_None ? 0 : PyLong_AsLongLong(given);
@@ -184,13 +192,14 @@ static PyObject *plan_step(PyObject *object, PyObject *args, PyObject *kwargs) {
     if (!results) return NULL;
     ss_model *m = self->model->model;
     if (ss_model_enter(m, &err) != SS_OK) goto fail;
-    ss_status status = load_one(self, sequence, local, wanted, &batch, &err);
+    ss_status status = load_one(self, sequence, local, wanted, &a, &batch, &err);
     if (status == SS_OK || m->transport->size > 1) {
         double *out = PyArray_DATA((PyArrayObject *)results);
         Py_BEGIN_ALLOW_THREADS
         status = ss_session_step(self->session, 0, batch, update, status, out, NULL, &err);
         Py_END_ALLOW_THREADS
     }
+    take_back(self, &a);
     ss_model_leave(m);
     if (status == SS_OK) return results;
 fail:
@@ -359,7 +368,7 @@ static PyObject *plan_run(PyObject *object, PyObject *args, PyObject *kwargs) {
     ss_mix mix = {0};
     long long batch, first = 0, steps = -1;
     bool interrupted = false;
-    arrays a = {0};
+    arrays a;
     ss_error err;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$LLLOO", names, &sequence, &order, &batch, &first, &steps, &mapping, &mixing)) return NULL;
     ss_model *m = self->model->model;
@@ -406,6 +415,7 @@ static PyObject *plan_forward(PyObject *object, PyObject *args, PyObject *kwargs
     PyObject *sequence, *given = Py_None, *list = NULL;
     int local = 0;
     int64_t batch, begin, end;
+    arrays a;
     ss_error err;
     float *outputs[SS_MAX_RESULTS];
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$pO", names, &sequence, &local, &given)) return NULL;
@@ -415,7 +425,7 @@ static PyObject *plan_forward(PyObject *object, PyObject *args, PyObject *kwargs
     if (p->outputs == 0 || p->outputs > SS_MAX_RESULTS) return PyErr_Format(PyExc_ValueError, "this graph has %d outputs", p->outputs);
     ss_model *m = self->model->model;
     if (ss_model_enter(m, &err) != SS_OK) return binding_raise(binding_state_of(object), &err);
-    ss_status status = load_one(self, sequence, local, wanted, &batch, &err);
+    ss_status status = load_one(self, sequence, local, wanted, &a, &batch, &err);
     ss_session_rows(s, batch, &begin, &end);
     if (status != SS_OK && m->transport->size == 1) goto done;
     list = PyList_New(p->outputs);
@@ -441,6 +451,7 @@ static PyObject *plan_forward(PyObject *object, PyObject *args, PyObject *kwargs
     status = ss_session_step(s, 0, batch, false, status, NULL, outputs, &err);
     Py_END_ALLOW_THREADS
 done:
+    take_back(self, &a);
     ss_model_leave(m);
     if (status == SS_OK) return list;
     Py_XDECREF(list);

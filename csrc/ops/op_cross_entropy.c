@@ -195,6 +195,55 @@ static row_state row_of(const ss_call *c, const setup *s, int64_t row) {
     return a;
 }
 
+/* Rows of few classes and plain labels go together, a row in each lane of the vectors: one row alone keeps them mostly empty and waits for its own chains. Same trees, same bits. */
+enum { GROUP = RR_WIDTH };
+
+static bool grouped(const setup *s) { return !s->soft && !s->smooth && s->axis.classes <= RR_WIDTH; }
+
+static void group_of(const ss_call *c, const setup *s, int64_t row, int64_t rows, row_state *state) {
+    const int64_t n = s->axis.classes;
+    const real *x = (const real *)c->in[LOGITS] + row * n;
+    const int32_t *label = (const int32_t *)c->in[TARGET] + row;
+    real column[RR_WIDTH][GROUP] = {{0}}, best[RR_WIDTH][GROUP], inverse[GROUP], log_sum[GROUP];
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = 0; k < n; k++) column[k][r] = x[r * n + k];
+    memcpy(best, column, sizeof best);
+    for (int width = RR_WIDTH / 2; width > 0; width /= 2)
+        for (int j = 0; j < width && j + width < n; j++)
+            for (int r = 0; r < GROUP; r++) best[j][r] = max_r(best[j][r], best[j + width][r]);
+    for (int64_t k = 0; k < n; k++)
+        for (int r = 0; r < GROUP; r++) column[k][r] = exp_r(column[k][r] - best[0][r]);
+    for (int width = RR_WIDTH / 2; width > 0; width /= 2)
+        for (int j = 0; j < width && j + width < n; j++)
+            for (int r = 0; r < GROUP; r++) column[j][r] += column[j + width][r];
+    for (int r = 0; r < GROUP; r++) inverse[r] = 1 / column[0][r];
+    for (int r = 0; r < GROUP; r++) log_sum[r] = log_r(column[0][r]);
+    for (int64_t r = 0; r < rows; r++) {
+        state[r] = (row_state){0};
+        if (label[r] == s->ignore) continue;
+        const real own = s->keep * weight_of(s, label[r]);
+        state[r] = (row_state){.max = best[0][r], .inverse = inverse[r], .total = own, .loss = own * (log_sum[r] - (x[r * n + label[r]] - best[0][r]))};
+    }
+}
+
+/* The states of rows that are asked for in order, up to row `end`. */
+typedef struct row_reader {
+    const ss_call *c;
+    const setup *s;
+    int64_t end, first, past; /* rows [first, past) are at hand */
+    row_state group[GROUP];
+} row_reader;
+
+static row_state next_row(row_reader *q, int64_t row) {
+    if (!grouped(q->s)) return row_of(q->c, q->s, row);
+    if (row >= q->past) {
+        q->first = row;
+        q->past = ss_min(row + GROUP, q->end);
+        group_of(q->c, q->s, row, q->past - row, q->group);
+    }
+    return q->group[row - q->first];
+}
+
 static int64_t stat_len(const ss_call *c, bool backward) {
     (void)c;
     return backward ? 0 : 1;
@@ -207,12 +256,13 @@ static void stat(const ss_call *c, bool backward) {
     real *lane = c->lane_stat;
     int64_t first, last;
     ss_split(c->fold->lanes, 1, c->thread, c->threads, &first, &last);
+    row_reader reader = {.c = c, .s = &s, .end = c->fold->row[last] * s.axis.positions};
     for (int64_t l = first; l < last; l++) {
         real acc = 0;
         for (int64_t r = c->fold->row[l]; r < c->fold->row[l + 1]; r++) {
             const real w = loss_sample_weight(c, SAMPLE_WEIGHT, r);
             for (int64_t i = r * s.axis.positions; i < (r + 1) * s.axis.positions; i++) {
-                row_state a = row_of(c, &s, i);
+                row_state a = next_row(&reader, i);
                 if (saved) saved[i] = a;
                 acc = fma_r(w, a.loss, acc);
             }
@@ -227,10 +277,11 @@ static void forward(const ss_call *c) {
     real *out = c->out[0];
     int64_t begin, end;
     ss_my_rows(c, &begin, &end);
+    row_reader reader = {.c = c, .s = &s, .end = end * s.axis.positions};
     for (int64_t r = begin; r < end; r++) {
         const real w = loss_sample_weight(c, SAMPLE_WEIGHT, r);
         real acc = 0;
-        for (int64_t i = r * s.axis.positions; i < (r + 1) * s.axis.positions; i++) acc = fma_r(w, saved ? saved[i].loss : row_of(c, &s, i).loss, acc);
+        for (int64_t i = r * s.axis.positions; i < (r + 1) * s.axis.positions; i++) acc = fma_r(w, saved ? saved[i].loss : next_row(&reader, i).loss, acc);
         out[r] = acc;
     }
 }
@@ -266,14 +317,42 @@ static void backward_row(const ss_call *c, const setup *s, int64_t row, real sca
     grad[label] = fma_r(-scale, s->keep * weight_of(s, label), grad[label]);
 }
 
+/* The same of rows of few classes, one after another in memory: every element meets its row's maximum and factor. */
+static void backward_group(const ss_call *c, const setup *s, int64_t row, int64_t rows, const row_state *a) {
+    const int64_t n = s->axis.classes, count = rows * n;
+    const real *x = (const real *)c->in[LOGITS] + row * n;
+    const int32_t *label = (const int32_t *)c->in[TARGET] + row;
+    real *grad = (real *)c->grad_in[LOGITS] + row * n;
+    real max[GROUP * RR_WIDTH], factor[GROUP * RR_WIDTH], term[GROUP * RR_WIDTH], scale[GROUP];
+    for (int64_t r = 0; r < rows; r++) {
+        scale[r] = loss_scale(c, loss_sample_weight(c, SAMPLE_WEIGHT, (row + r) / s->axis.positions));
+        const real own = scale[r] * a[r].total * a[r].inverse;
+        for (int64_t k = 0; k < n; k++) max[r * n + k] = a[r].max, factor[r * n + k] = own;
+    }
+    const int64_t whole = ss_round_up(count, RR_WIDTH);
+    memcpy(term, x, (size_t)count * sizeof *term);
+    for (int64_t i = count; i < whole; i++) term[i] = max[i] = factor[i] = 0;
+    for (int64_t i = 0; i < whole; i++) term[i] = exp_r(term[i] - max[i]) * factor[i];
+    memcpy(grad, term, (size_t)count * sizeof *term);
+    for (int64_t r = 0; r < rows; r++) {
+        real *to = grad + r * n;
+        if (label[r] == s->ignore)
+            for (int64_t k = 0; k < n; k++) to[k] = 0;
+        else to[label[r]] = fma_r(-scale[r], s->keep * weight_of(s, label[r]), to[label[r]]);
+    }
+}
+
 static void backward(const ss_call *c) {
     if (!c->grad_in[LOGITS]) return;
     const setup s = setup_of(c);
     const row_state *saved = c->saved;
     int64_t begin, end;
     ss_split(c->rows * s.axis.positions, 1, c->thread, c->threads, &begin, &end);
-    for (int64_t i = begin; i < end; i++)
-        backward_row(c, &s, i, loss_scale(c, loss_sample_weight(c, SAMPLE_WEIGHT, i / s.axis.positions)), &saved[i]);
+    if (grouped(&s))
+        for (int64_t i = begin; i < end; i += GROUP) backward_group(c, &s, i, ss_min(GROUP, end - i), &saved[i]);
+    else
+        for (int64_t i = begin; i < end; i++)
+            backward_row(c, &s, i, loss_scale(c, loss_sample_weight(c, SAMPLE_WEIGHT, i / s.axis.positions)), &saved[i]);
 }
 
 static void cost(const ss_call *c, bool backward, ss_cost *cost) {

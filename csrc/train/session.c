@@ -20,6 +20,7 @@ void ss_session_free(ss_session *s) {
     ss_free(s->denominator);
     ss_free(s->input_channels);
     ss_free(s->input_bytes);
+    ss_free(s->lent);
     ss_free(s->input[1]);
     ss_free(s->input[0]);
     ss_free(s->extra);
@@ -249,13 +250,14 @@ ss_status ss_session_create(ss_model *m, const ss_graph *g, const ss_options *o,
     s->extra = ss_calloc((size_t)p->slots + 1, sizeof *s->extra);
     s->input[0] = ss_calloc((size_t)g->inputs + 1, sizeof *s->input[0]);
     s->input[1] = ss_calloc((size_t)g->inputs + 1, sizeof *s->input[1]);
+    s->lent = ss_calloc((size_t)g->inputs + 1, sizeof *s->lent);
     s->input_bytes = ss_calloc((size_t)g->inputs + 1, sizeof *s->input_bytes);
     s->input_channels = ss_calloc((size_t)g->inputs + 1, sizeof *s->input_channels);
     s->denominator = ss_calloc((size_t)p->prepares + 1, sizeof *s->denominator);
     s->seconds = ss_calloc((size_t)p->instructions + 1, sizeof *s->seconds);
     s->calls = ss_calloc((size_t)p->instructions + 1, sizeof *s->calls);
     if (!s->join || !s->join_lanes || !s->stat || !s->parameter || !s->state || !s->slot_offset || !s->bucket || !s->extra || !s->input[0] ||
-        !s->input[1] || !s->input_bytes || !s->input_channels || !s->denominator || !s->seconds || !s->calls || !s->unread)
+        !s->input[1] || !s->lent || !s->input_bytes || !s->input_channels || !s->denominator || !s->seconds || !s->calls || !s->unread)
         goto no_memory;
     for (int v = 0; v < p->lowered->values; v++) {
         const ss_lvalue *value = &p->lowered->value[v];
@@ -290,6 +292,10 @@ void ss_session_rows(const ss_session *s, int64_t batch, int64_t *begin, int64_t
 
 void *ss_session_input(const ss_session *s, int set, int index) {
     return (set == 0 || set == 1) && index >= 0 && index < s->inputs ? s->input[set][index] : NULL;
+}
+
+void ss_session_lend(ss_session *s, int index, const void *rows) {
+    if (index >= 0 && index < s->inputs) s->lent[index] = rows;
 }
 
 const float *ss_session_gradient(const ss_session *s, int parameter) {

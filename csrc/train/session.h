@@ -61,6 +61,7 @@ typedef struct ss_session {
     char *scratch;
     float *gradient; /* [most_blocks][gradient_elements] */
     char **input[2]; /* two sets: a loader fills one while the other trains */
+    const char **lent; /* [inputs] rows of the caller's that steps read instead of set 0, or NULL */
     int64_t *input_bytes; /* a sample */
     int64_t *input_channels; /* 1: rows lie as the caller's do; C: rows of (C, ...) lie channels last */
     int inputs;
@@ -100,6 +101,9 @@ void ss_session_free(ss_session *s);
 /* Where the caller writes this rank's rows of input `index` of the graph before a step: set 0 or 1, [most rows of the rank][elements], float or int32; channels first as in the
  * graph, or channels last where input_channels[index] is above 1 (ss_gather turns rows). NULL when there is no such set or input. */
 void *ss_session_input(const ss_session *s, int set, int index);
+
+/* Steps on set 0 read this rank's rows of input `index` where they lie, from now until NULL is lent: as ss_session_input describes, but for alignment, which is that of their type. */
+void ss_session_lend(ss_session *s, int index, const void *rows);
 
 /* Runs one batch whose rows of this rank lie in input set `set`. local: SS_OK, or why this rank cannot take part (its err is filled): then all ranks fail together.
  * results: [result_elements][2] sums and denominators (may be NULL); a result of length L has L such pairs. outputs: one array an output for this rank's rows, or NULL. */

@@ -26,7 +26,7 @@ static char *resolve(const ss_session *s, ss_ref ref, const ss_sweep *w) {
         return s->activations + b->offset + (b->full ? w->row0 * b->sample_bytes : 0);
     }
     case SS_REF_INPUT:
-        return s->input[s->set][ref.index] + w->row0 * s->input_bytes[ref.index];
+        return (char *)(s->set == 0 && s->lent[ref.index] ? s->lent[ref.index] : s->input[s->set][ref.index]) + w->row0 * s->input_bytes[ref.index];
     case SS_REF_PARAMETER:
         return (char *)(s->model->values + s->model->parameter[s->parameter[ref.index]].offset);
     case SS_REF_STATE:
