@@ -166,7 +166,7 @@ def test_numbers_beyond_float32_in_parameters():
 
 
 def test_arrays_read_in_place_count_like_copies_of_them():
-    """Float32 and int32 rows that lie as a step wants them are read where they lie; nothing of them is written to, and nothing stays behind after a failure."""
+    """Rows that lie as a step wants them are read where they lie; nothing is written to them, and nothing stays behind after a failure."""
     x = np.random.default_rng(3).normal(size=(8, 5)).astype(np.float32)
     labels = np.arange(8, dtype=np.int32) % 3
     wide = np.zeros((8, 10), np.float32)
