@@ -47,7 +47,7 @@ VARIANTS = {
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
     "f64": ["-DSS_F64"],
 }
-FOLDERS = ("base", "kernels", "ops", "optim", "graph", "plan", "comm", "train", "binding")
+FOLDERS = ("base", "kernels", "ops", "optim", "compress", "graph", "plan", "comm", "train", "binding")
 CONFIG = "_build.json"  # beside the extension: where its libraries came from; read by samestep/_libraries.py
 
 
@@ -55,7 +55,7 @@ def variants_of(source: Path) -> list[str | None]:
     """The variants a file is compiled for; [None] for once. The rule of csrc/Makefile: a file that names things with
     SS_FN is compiled once a variant."""
     folder = source.parent.name
-    if folder not in ("kernels", "ops", "optim") or not re.search(r"\bSS_FN\b", source.read_text()):
+    if folder not in ("kernels", "ops", "optim", "compress") or not re.search(r"\bSS_FN\b", source.read_text()):
         return [None]
     return [variant for variant in VARIANTS if variant != "f64" or folder == "ops"]
 
@@ -127,7 +127,7 @@ class BuildCore(build_ext):
         sources = [path for folder in FOLDERS for path in sorted((CSRC / folder).glob("*.c"))]
         # Paths are relative to ROOT, so that a copy of the folder finds its objects up to date.
         for source in [path.relative_to(ROOT) for path in sources] + [
-            out / "generated" / name for name in ("op_table.c", "optim_table.c")
+            out / "generated" / name for name in ("op_table.c", "optim_table.c", "compressor_table.c")
         ]:
             for variant in variants_of(ROOT / source):
                 target = out / source.parent.name / (source.stem + (f".{variant}" if variant else "") + ".o")

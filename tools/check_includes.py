@@ -20,13 +20,14 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": BASE,
     "ops": MATH,
     "optim": MATH,
+    "compress": MATH,
     "graph": MATH | {"ops", "optim"},
     "plan": MATH | {"ops", "optim", "graph"},
     "comm": BASE,
-    "train": MATH | {"ops", "optim", "graph", "plan", "comm"},
-    "binding": MATH | {"ops", "optim", "graph", "plan", "comm", "train", "include"},
-    "include": MATH | {"ops", "optim", "graph", "plan", "comm", "train"},
-    "generated": MATH | {"ops", "optim"},
+    "train": MATH | {"ops", "optim", "compress", "graph", "plan", "comm"},
+    "binding": MATH | {"ops", "optim", "compress", "graph", "plan", "comm", "train", "include"},
+    "include": MATH | {"ops", "optim", "compress", "graph", "plan", "comm", "train"},
+    "generated": MATH | {"ops", "optim", "compress"},
 }
 # (header, who may include it, as a pattern on the path from csrc, what to say)
 SPECIAL = (

@@ -1,9 +1,9 @@
-"""Lists the operators and optimizers and writes the tables that the core looks them up in.
+"""Lists the operators, optimizers and compressors and writes the tables that the core looks them up in.
 
     python tools/generate_tables.py [--source csrc] [--out csrc/generated] [--ops NAME ...] [--optims NAME ...]
 
-csrc/ops/op_NAME.c defines ss_op_NAME_<variant>, csrc/optim/opt_NAME.c defines ss_optim_NAME_<variant>. Files are
-written only when their text changes, so a build that finds nothing new compiles nothing. --ops and --optims restrict
+csrc/ops/op_NAME.c defines ss_op_NAME_<variant>, csrc/optim/opt_NAME.c defines ss_optim_NAME_<variant>,
+csrc/compress/comp_NAME.c defines ss_compressor_NAME_<variant>. Files are written only when their text changes, so a build that finds nothing new compiles nothing. --ops and --optims restrict
 the tables: someone who works on one operator can build and test it while another file of the folder does not compile.
 """
 
@@ -92,10 +92,19 @@ def write_if_changed(path: Path, text: str) -> bool:
 
 
 def generate(source: Path, out: Path, ops: list[str] | None = None, optims: list[str] | None = None) -> list[Path]:
-    """Writes both tables and returns their paths."""
+    """Writes the tables and returns their paths."""
     tables = (
         ("ss_op", "ops/op.h", "op_", source / "ops", ops, out / "op_table.c", True),
         ("ss_optim", "optim/optim.h", "opt_", source / "optim", optims, out / "optim_table.c", False),
+        (
+            "ss_compressor",
+            "compress/compress.h",
+            "comp_",
+            source / "compress",
+            None,
+            out / "compressor_table.c",
+            False,
+        ),
     )
     paths = []
     for kind, header, prefix, folder, only, path, with_f64 in tables:

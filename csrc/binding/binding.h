@@ -31,6 +31,8 @@ typedef struct model_object {
     PyObject_HEAD
     ss_model *model;
     comm_object *comm;
+    struct ss_meeting *meeting; /* of local training, or NULL */
+    comm_object *meeting_comm;
 } model_object;
 
 typedef struct plan_object {

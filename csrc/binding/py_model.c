@@ -2,6 +2,7 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "base/sha256.h"
+#include "train/meeting.h"
 
 /* Groups of parameters: [(names, hypers), ...]. The texts of the names belong to the caller's objects. */
 typedef struct group_list {
@@ -79,23 +80,51 @@ static int read_average(PyObject *average, ss_model_options *o) {
     return 0;
 }
 
+/* None, or (name, hypers, feedback, names of parameters). The texts belong to the caller's objects; hyper and tensor are freed by the caller. */
+static int read_compression(PyObject *compression, ss_compression_options *o, ss_attr **attrs) {
+    PyObject *hypers, *names;
+    int feedback;
+    if (!compression || compression == Py_None) return 0;
+    if (!PyArg_ParseTuple(compression, "sO!pO!;compression must be (name, hypers, feedback, names)", &o->name, &PyDict_Type, &hypers, &feedback, &PyList_Type, &names)) return -1;
+    if (binding_attrs(hypers, attrs, &o->hypers)) return -1;
+    o->hyper = *attrs;
+    o->feedback = feedback;
+    const Py_ssize_t size = PyList_GET_SIZE(names);
+    const char **texts = ss_calloc((size_t)size + 1, sizeof *texts);
+    if (!texts) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    o->tensor = texts;
+    for (Py_ssize_t k = 0; k < size; k++) {
+        PyObject *name = PyList_GET_ITEM(names, k);
+        texts[k] = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+        if (!texts[k]) {
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "names of parameters must be strings");
+            return -1;
+        }
+        o->tensors++;
+    }
+    return 0;
+}
+
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"graph", "comm", "optimizer", "hypers", "threads", "pin", "backend", "isa", "seed", "groups", "clip_norm", "clip_value", "lookahead", "average",
-                            "bf16", NULL};
+                            "bf16", "compression", NULL};
     graph_object *graph;
     comm_object *comm;
     const char *optimizer = NULL, *backend = "native", *isa = NULL;
-    PyObject *hypers = NULL, *groups = NULL, *lookahead = NULL, *average = NULL;
+    PyObject *hypers = NULL, *groups = NULL, *lookahead = NULL, *average = NULL, *compression = NULL;
     int threads = 1, pin = 0, bf16 = 0, count = 0;
     unsigned long long seed = 0;
     double clip_norm = 0, clip_value = 0;
-    ss_attr *attrs = NULL;
+    ss_attr *attrs = NULL, *of_compression = NULL;
     group_list list = {0};
     ss_error err;
     binding_state *state = PyType_GetModuleState(type);
     if (!state) return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|$zOipszKOddOOp:Model", names, state->graph, &graph, state->comm, &comm, &optimizer, &hypers, &threads,
-                                     &pin, &backend, &isa, &seed, &groups, &clip_norm, &clip_value, &lookahead, &average, &bf16))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|$zOipszKOddOOpO:Model", names, state->graph, &graph, state->comm, &comm, &optimizer, &hypers, &threads,
+                                     &pin, &backend, &isa, &seed, &groups, &clip_norm, &clip_value, &lookahead, &average, &bf16, &compression))
         return NULL;
     ss_model_options o = {.optimizer = optimizer, .threads = threads, .pin = pin, .bf16 = bf16, .seed = seed, .clip_norm = clip_norm, .clip_value = clip_value};
     if (lookahead && lookahead != Py_None && !PyArg_ParseTuple(lookahead, "Ld;lookahead must be (k, alpha)", &o.lookahead, &o.lookahead_alpha)) return NULL;
@@ -105,8 +134,10 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     else if (strcmp(backend, "native")) return PyErr_Format(PyExc_ValueError, "backend must be 'native' or 'openblas', not '%s'", backend);
     if (ss_isa_parse(isa ? isa : getenv("SAMESTEP_ISA"), &o.isa, &err) != SS_OK) return binding_raise(state, &err);
     if (binding_attrs(hypers, &attrs, &count)) return NULL;
-    if (read_groups(groups, &list)) {
+    if (read_groups(groups, &list) || read_compression(compression, &o.compression, &of_compression)) {
         free_groups(&list);
+        ss_free((void *)o.compression.tensor);
+        ss_free(of_compression);
         ss_free(attrs);
         return NULL;
     }
@@ -125,6 +156,8 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         }
     }
     free_groups(&list);
+    ss_free((void *)o.compression.tensor);
+    ss_free(of_compression);
     ss_free(attrs);
     return (PyObject *)self;
 }
@@ -132,7 +165,9 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static void model_dealloc(PyObject *object) {
     model_object *self = (model_object *)object;
     PyTypeObject *type = Py_TYPE(object);
+    ss_meeting_free(self->meeting);
     ss_model_free(self->model);
+    Py_XDECREF((PyObject *)self->meeting_comm);
     Py_XDECREF((PyObject *)self->comm);
     type->tp_free(object);
     Py_DECREF(type);
@@ -349,11 +384,156 @@ static PyObject *model_set_slot(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* ---- compression ---- */
+
+static PyObject *model_compression(PyObject *self, PyObject *unused) {
+    (void)unused;
+    const ss_compression *c = model_of(self)->compression;
+    if (!c) Py_RETURN_NONE;
+    return Py_BuildValue("{s:s,s:L,s:L,s:d}", "name", c->compressor->name, "bytes", (long long)c->bytes, "plain_bytes", (long long)c->plain_bytes, "error", c->error);
+}
+
+/* What this rank alone keeps of one parameter: "residual", "owed" or "compressor". */
+static bool find_kept(PyObject *self, const char *kind, const char *name, float **at, ss_shape *shape) {
+    const ss_model *m = model_of(self);
+    const ss_compression *c = m->compression;
+    for (int k = 0; c && k < c->count; k++) {
+        const ss_compression_tensor *t = &c->tensor[k];
+        if (strcmp(t->name, name)) continue;
+        *shape = m->parameter[ss_model_find(m, name)].shape;
+        *at = !strcmp(kind, "residual") ? c->residual : !strcmp(kind, "owed") ? c->owed : NULL;
+        if (*at) *at += t->offset;
+        if (!strcmp(kind, "compressor") && t->state_count) {
+            *at = c->state + t->state_offset;
+            *shape = (ss_shape){.rank = 1, .dim = {t->state_count}};
+        }
+        if (!*at) break;
+        return true;
+    }
+    PyErr_Format(PyExc_KeyError, "the compression keeps no '%s' of '%s'", kind, name);
+    return false;
+}
+
+static PyObject *model_get_kept(PyObject *self, PyObject *args) {
+    const char *kind, *name;
+    float *at;
+    ss_shape shape;
+    npy_intp dims[SS_MAX_RANK];
+    if (!PyArg_ParseTuple(args, "ss", &kind, &name) || !find_kept(self, kind, name, &at, &shape)) return NULL;
+    for (int k = 0; k < shape.rank; k++) dims[k] = shape.dim[k];
+    PyObject *copy = PyArray_SimpleNew(shape.rank, dims, NPY_FLOAT);
+    if (copy) memcpy(PyArray_DATA((PyArrayObject *)copy), at, (size_t)PyArray_NBYTES((PyArrayObject *)copy));
+    return copy;
+}
+
+static PyObject *model_set_kept(PyObject *self, PyObject *args) {
+    const char *kind, *name;
+    PyObject *value;
+    float *at;
+    ss_shape shape;
+    ss_error err;
+    if (!PyArg_ParseTuple(args, "ssO", &kind, &name, &value) || !find_kept(self, kind, name, &at, &shape)) return NULL;
+    PyArrayObject *a = binding_float_array(value, &shape, name);
+    if (!a) return NULL;
+    if (ss_model_enter(model_of(self), &err) != SS_OK) {
+        Py_DECREF(a);
+        return binding_raise(binding_state_of(self), &err);
+    }
+    memmove(at, PyArray_DATA(a), (size_t)PyArray_NBYTES(a));
+    if (!strcmp(kind, "owed")) ss_compression_keep_own(model_of(self)->compression, name);
+    ss_model_leave(model_of(self));
+    Py_DECREF(a);
+    Py_RETURN_NONE;
+}
+
+/* ---- meetings of local training ---- */
+
+/* Runs a collective function of the meeting, without the GIL. */
+static PyObject *at_meeting(PyObject *object, ss_status (*function)(ss_meeting *, ss_model *, ss_error *)) {
+    model_object *self = (model_object *)object;
+    ss_error err;
+    if (!self->meeting) {
+        PyErr_SetString(PyExc_RuntimeError, "this model trains without meetings");
+        return NULL;
+    }
+    if (ss_model_enter(self->model, &err) != SS_OK) return binding_raise(binding_state_of(object), &err);
+    ss_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = function(self->meeting, self->model, &err);
+    Py_END_ALLOW_THREADS
+    ss_model_leave(self->model);
+    if (status != SS_OK) return binding_raise(binding_state_of(object), &err);
+    Py_RETURN_NONE;
+}
+
+static PyObject *model_meetings(PyObject *object, PyObject *args) {
+    model_object *self = (model_object *)object;
+    comm_object *comm;
+    PyObject *outer = Py_None;
+    double lr = 0, momentum = 0;
+    ss_error err;
+    binding_state *state = binding_state_of(object);
+    if (!PyArg_ParseTuple(args, "O!|O", state->comm, &comm, &outer)) return NULL;
+    if (outer != Py_None && !PyArg_ParseTuple(outer, "dd;outer must be (lr, momentum)", &lr, &momentum)) return NULL;
+    if (self->meeting) {
+        PyErr_SetString(PyExc_RuntimeError, "the meetings of this model have been set up before");
+        return NULL;
+    }
+    if (ss_meeting_create(self->model, comm->transport, outer != Py_None, lr, momentum, &self->meeting, &err) != SS_OK) return binding_raise(state, &err);
+    self->meeting_comm = (comm_object *)Py_NewRef((PyObject *)comm);
+    Py_RETURN_NONE;
+}
+
+static PyObject *model_meeting_begin(PyObject *self, PyObject *unused) {
+    (void)unused;
+    return at_meeting(self, ss_meeting_begin);
+}
+
+static PyObject *model_meet(PyObject *self, PyObject *unused) {
+    (void)unused;
+    return at_meeting(self, ss_meeting_hold);
+}
+
+static ss_status gather_velocity(ss_meeting *g, ss_model *m, ss_error *err) {
+    (void)m;
+    return ss_meeting_gather(g, err);
+}
+
+static PyObject *model_meeting_gather(PyObject *self, PyObject *unused) {
+    (void)unused;
+    return at_meeting(self, gather_velocity);
+}
+
+static PyObject *model_velocity(PyObject *object, PyObject *args) {
+    model_object *self = (model_object *)object;
+    const char *name;
+    PyObject *value = NULL;
+    if (!PyArg_ParseTuple(args, "s|O", &name, &value)) return NULL;
+    float *velocity = self->meeting ? ss_meeting_velocity(self->meeting) : NULL;
+    int at = velocity ? ss_model_find(self->model, name) : -1;
+    if (at < 0) return PyErr_Format(PyExc_KeyError, "there is no velocity of '%s'", name);
+    const ss_parameter *p = &self->model->parameter[at];
+    if (value) {
+        PyArrayObject *a = binding_float_array(value, &p->shape, name);
+        if (!a) return NULL;
+        memmove(velocity + p->offset, PyArray_DATA(a), (size_t)p->count * 4);
+        Py_DECREF(a);
+        Py_RETURN_NONE;
+    }
+    npy_intp dims[SS_MAX_RANK];
+    for (int k = 0; k < p->shape.rank; k++) dims[k] = p->shape.dim[k];
+    PyObject *copy = PyArray_SimpleNew(p->shape.rank, dims, NPY_FLOAT);
+    if (copy) memcpy(PyArray_DATA((PyArrayObject *)copy), velocity + p->offset, (size_t)p->count * 4);
+    return copy;
+}
+
 static PyObject *model_bytes(PyObject *self, PyObject *unused) {
     (void)unused;
     ss_model *m = model_of(self);
-    return Py_BuildValue("{s:L,s:L,s:L,s:L}", "parameters", (long long)(4 * m->elements), "buffers", (long long)(4 * m->state_elements), "optimizer",
-                         (long long)(4 * (m->slots * m->trainable + m->extra_elements)), "total", (long long)ss_arena_bytes(m->arena));
+    const ss_meeting *meeting = ((model_object *)self)->meeting;
+    const long long compression = (long long)(ss_compression_memory(m->compression) + (meeting ? ss_meeting_bytes(meeting) : 0));
+    return Py_BuildValue("{s:L,s:L,s:L,s:L,s:L}", "parameters", (long long)(4 * m->elements), "buffers", (long long)(4 * m->state_elements), "optimizer",
+                         (long long)(4 * (m->slots * m->trainable + m->extra_elements)), "exchange", compression, "total", (long long)ss_arena_bytes(m->arena) + compression);
 }
 
 static PyObject *model_step(PyObject *self, void *unused) {
@@ -449,6 +629,14 @@ static PyMethodDef methods[] = {
     {"slots", model_slots, METH_NOARGS, "slots($self, /)\n--\n\nNames of the optimizer's state."},
     {"get_slot", model_get_slot, METH_VARARGS,
      "get_slot($self, slot, name, /)\n--\n\nA copy of the optimizer's state of a parameter."},
+    {"meetings", model_meetings, METH_VARARGS, "meetings(comm, outer=None): sets up the meetings of local training; outer: (lr, momentum)."},
+    {"begin_meetings", model_meeting_begin, METH_NOARGS, "Rank 0's parameters reach every rank (collective)."},
+    {"meet", model_meet, METH_NOARGS, "The ranks average their parameters and running statistics (collective)."},
+    {"gather_velocity", model_meeting_gather, METH_NOARGS, "Every rank gets the whole velocity of the outer optimizer (collective)."},
+    {"velocity", model_velocity, METH_VARARGS, "velocity(name[, value]): of the outer optimizer, for one parameter; with a value sets it."},
+    {"compression", model_compression, METH_NOARGS, "None, or {name, bytes, plain_bytes, error}: a rank sends so many bytes in a step; error: |left out| / |packed| of the last step."},
+    {"get_kept", model_get_kept, METH_VARARGS, "get_kept(kind, name): what this rank's compression keeps of a parameter; kind: 'residual', 'owed' or 'compressor'."},
+    {"set_kept", model_set_kept, METH_VARARGS, "set_kept(kind, name, value)."},
     {"set_slot", model_set_slot, METH_VARARGS,
      "set_slot($self, slot, name, value, /)\n--\n\nReplaces the optimizer's state of a parameter."},
     {"bytes", model_bytes, METH_NOARGS, "bytes($self, /)\n--\n\nMemory by use."},

@@ -68,7 +68,7 @@ static ss_status choose_optimizer(ss_model *m, const ss_model_options *o, ss_err
     m->warmup = o->warmup;
     m->start = o->start;
     m->every = o->every;
-    m->complete = m->optim->whole || o->clip_norm != 0;
+    m->complete = m->optim->whole || o->clip_norm != 0 || (o->compression.name && m->transport->size > 1);
     return ss_model_set_clip(m, o->clip_norm, o->clip_value, err);
 }
 
@@ -128,6 +128,24 @@ static ss_status lay_out_state(ss_model *m, ss_error *err) {
     return m->square ? SS_OK : SS_FAIL(err, SS_ERR_MEMORY, "no memory for %lld sums of squares", (long long)m->squares);
 }
 
+static ss_status make_compression(ss_model *m, const ss_compression_options *o, ss_error *err) {
+    if (!o->name || !m->optim) return SS_OK;
+    ss_compression_parameter *p = ss_calloc((size_t)m->parameters + 1, sizeof *p);
+    if (!p) return SS_FAIL(err, SS_ERR_MEMORY, "no memory for the compression of %d gradients", m->parameters);
+    int count = 0;
+    for (int k = 0; k < m->parameters; k++)
+        if (m->parameter[k].trainable) p[count++] = (ss_compression_parameter){.name = m->parameter[k].name, .shape = m->parameter[k].shape, .offset = m->parameter[k].offset};
+    for (int k = 0; k < o->tensors; k++) {
+        int at = ss_model_find(m, o->tensor[k]);
+        if (at >= 0 && m->parameter[at].trainable) continue;
+        ss_free(p);
+        return SS_FAIL(err, SS_ERR_VALUE, "compression: the model has no trainable parameter '%s'", o->tensor[k]);
+    }
+    ss_status status = ss_compression_create(o, p, count, m->trainable, m->kernels, m->transport, &m->compression, err);
+    ss_free(p);
+    return status;
+}
+
 ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_options *o, ss_model **out, ss_error *err) {
     ss_status status = SS_OK;
     bool *placed = NULL;
@@ -170,6 +188,7 @@ ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_opt
     SS_TRY(choose_optimizer(m, o, err));
     SS_TRY(make_runs(m, err));
     SS_TRY(lay_out_state(m, err));
+    SS_TRY(make_compression(m, &o->compression, err));
 
     ss_arena_plan plan = {0};
     int64_t values, states, slot[SS_MAX_SLOTS + 2], extra = 0, scratch = 0, rounded = 0;
@@ -204,6 +223,7 @@ void ss_model_free(ss_model *m) {
     ss_pool_free(m->single);
     ss_pool_free(m->pool);
     ss_arena_free(m->arena);
+    ss_compression_free(m->compression);
     ss_free(m->square);
     ss_free(m->run);
     ss_free(m->derived);

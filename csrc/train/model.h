@@ -11,6 +11,7 @@
 #include "comm/transport.h"
 #include "graph/graph.h"
 #include "optim/optim.h"
+#include "train/compression.h"
 
 typedef struct ss_parameter {
     char name[SS_NAME];
@@ -62,12 +63,15 @@ typedef struct ss_model {
     int runs;
     int slots, optim_slots; /* all; the optimizer's */
 
-    /* Whether every rank updates all parameters itself, from the complete gradient, instead of its own pieces: for optimizers that see parameters whole and for the norm. */
+    /* Whether every rank updates all parameters itself, from the complete gradient, instead of its own pieces: for optimizers that see parameters whole, for the norm, and after
+     * compression. */
     bool complete;
     double clip_norm, clip_value; /* 0: off */
     double gradient_norm;         /* before clipping, of the last update with clip_norm */
     double *square;               /* [squares] sums of squares of the blocks of all gradients, then one a parameter */
     int64_t squares;
+
+    ss_compression *compression; /* of the exchange of gradients; NULL: none, or a single rank */
 
     int slow, mean; /* slots of lookahead and of the average, or -1 */
     int64_t lookahead;
@@ -106,6 +110,7 @@ typedef struct ss_model_options {
     double decay;         /* EMA: average = decay * average + (1 - decay) * parameters; with warmup min(decay, (1 + t) / (10 + t)) */
     bool warmup;
     int64_t start, every; /* SWA: the mean of the parameters after steps start, start + every, ... */
+    ss_compression_options compression;
     int threads;
     bool pin;
     ss_backend backend;

@@ -138,7 +138,7 @@ static void make_buckets(ss_session *s) {
 }
 
 static ss_status make_exchange(ss_session *s, ss_error *err) {
-    if (!s->training || s->model->transport->size == 1) return SS_OK;
+    if (!s->training || s->model->transport->size == 1 || s->model->compression) return SS_OK;
     int64_t *cuts = ss_calloc((size_t)s->buckets + 1, sizeof *cuts);
     if (!cuts) return SS_FAIL(err, SS_ERR_MEMORY, "no memory for %d buckets", s->buckets);
     for (int b = 0; b < s->buckets; b++) {

@@ -46,7 +46,7 @@ typedef struct ss_session {
     int *join_lanes;
     int joins;
     ss_stat_memory *stat;
-    ss_exchange *exchange; /* NULL on one rank or without training */
+    ss_exchange *exchange; /* NULL on one rank, without training, or with compression */
     ss_trace *trace;
 
     int *parameter, *state;     /* the graph's index -> the model's */

@@ -595,11 +595,54 @@ static void finish_complete(walk *w) {
     else update(w, 0, s->model->trainable);
 }
 
+/* The end of a step whose gradients travel compressed: from the rank's own sum, which its blocks make in order, to the same complete gradient on every rank. */
+static void finish_compressed(walk *w) {
+    ss_session *s = w->s;
+    ss_model *m = s->model;
+    ss_compression *c = m->compression;
+    const int64_t step = m->step + 1;
+    int64_t from, to;
+    ss_split(s->gradient_elements, 16, w->thread, w->threads, &from, &to);
+    if (!s->schedule->rows) memset(s->gradient + from, 0, (size_t)(to - from) * 4);
+    for (int j = 1; j < s->schedule->blocks; j++) {
+        const float *block = s->gradient + j * s->gradient_elements;
+        for (int64_t e = from; e < to; e++) s->gradient[e] += block[e];
+    }
+    meet(w);
+    for (int b = 0; b < s->buckets && s->extras; b++)
+        if (!s->bucket[b].extra) add_extras(w, b, s->bucket[b].begin, s->bucket[b].end);
+    meet(w);
+    for (int round = 0; round < ss_compression_rounds(c); round++) {
+        ss_compression_pack(c, round, s->gradient, m->seed, step, s->update, w->thread, w->threads);
+        meet(w);
+        LEAD(w, ss_compression_send(c, round, &s->error));
+        ss_compression_merge(c, round, s->gradient, m->seed, step, s->update, w->thread, w->threads);
+        meet(w);
+    }
+    if (ss_compression_shares(c)) {
+        LEAD(w, ss_compression_share(c, &s->error));
+        ss_compression_unpack(c, s->gradient, m->seed, step, w->thread, w->threads);
+    }
+    if (w->thread == 0) {
+        if (s->update) ss_compression_measure(c);
+        s->whole_gradient = true;
+    }
+    meet(w);
+    if (!s->update) return;
+    clip(w);
+    if (m->optim->whole) update_whole(w);
+    else update(w, 0, m->trainable);
+}
+
 /* Folds, updates and gathers. On one rank block 0 of the gradient is complete as it lies. */
 static void finish_gradients(walk *w) {
     ss_session *s = w->s;
     ss_error *err = &s->error;
     int64_t begin, end, from, to;
+    if (s->model->compression) {
+        finish_compressed(w);
+        return;
+    }
     if (s->exchange) {
         for (int b = 0; b < s->buckets; b++) {
             LEAD(w, ss_exchange_wait(s->exchange, b, err));

@@ -14,7 +14,7 @@ from ._libraries import preload as _preload
 
 _preload()  # before the extension, which needs these libraries
 
-from . import augment, callbacks, comm, metrics, nn, optim, schedules  # noqa: E402
+from . import augment, callbacks, comm, compress, metrics, nn, optim, parallel, schedules  # noqa: E402
 from ._compile import Plan, compile  # noqa: E402
 from ._core import CheckpointError, CommError, NumericError, RankFailed, build_info  # noqa: E402
 from ._fingerprint import fingerprint  # noqa: E402
@@ -25,12 +25,14 @@ from .comm import allgather, allreduce, barrier, broadcast, rank, size  # noqa: 
 from .function import Function  # noqa: E402
 from .history import History  # noqa: E402
 from .nn.functional import cat, chunk, split, stack  # noqa: E402
+from .parallel import AllReduce, LocalSGD, Parallel  # noqa: E402
 from .trainer import Trainer  # noqa: E402
 
 __version__: str = build_info()["version"]
 
 __all__ = [
-    "Callback", "CheckpointError", "CommError", "Function", "History", "NumericError", "Plan", "RankFailed", "RateRange", "StopTraining",
-    "Trainer", "allgather", "allreduce", "augment", "barrier", "broadcast", "build_info", "callbacks", "cat", "chunk", "comm", "compile",
-    "fingerprint", "manual_seed", "metrics", "nn", "optim", "rank", "rate_range_test", "schedules", "size", "split", "stack",
+    "AllReduce", "Callback", "CheckpointError", "CommError", "Function", "History", "LocalSGD", "NumericError", "Parallel", "Plan",
+    "RankFailed", "RateRange", "StopTraining", "Trainer", "allgather", "allreduce", "augment", "barrier", "broadcast", "build_info",
+    "callbacks", "cat", "chunk", "comm", "compile", "compress", "fingerprint", "manual_seed", "metrics", "nn", "optim", "parallel", "rank",
+    "rate_range_test", "schedules", "size", "split", "stack",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,57 @@ def put_slots(plan: Plan, state: dict[str, np.ndarray[Any, Any]], step: int) -> 
     plan.model.step = step
 
 
+def kept_of(plan: Plan) -> dict[str, np.ndarray[Any, Any]]:
+    """What this rank alone keeps, under "kind.parameter": errors of compression, and the optimizer's state in local
+    training."""
+    if plan._model is None:
+        return {}
+    kept: dict[str, np.ndarray[Any, Any]] = {}
+    compression = plan.parallel.compression
+    if compression is not None and plan.comm.size > 1:
+        for kind in ("residual", "owed", "compressor") if compression.feedback else ("compressor",):
+            for name in _trained(plan):
+                with contextlib.suppress(KeyError):  # not every compressor keeps every kind
+                    kept[f"{kind}.{name}"] = plan.model.get_kept(kind, name)
+    if plan._local:
+        kept |= slots_of(plan)
+    return kept
+
+
+def put_kept(plan: Plan, everyone: list[dict[str, np.ndarray[Any, Any]]]) -> None:
+    """Puts in place what each rank of a run kept. Where this run has another number of ranks, errors of compression are
+    spread evenly, and optimizer states dealt out in turn."""
+    if not everyone:
+        return
+    ranks, rank = plan.comm.size, plan.comm.rank
+    mine = everyone[rank % len(everyone)]
+    for key, value in mine.items():
+        kind, _, name = key.partition(".")
+        if kind in ("residual", "owed", "compressor"):
+            if len(everyone) != ranks and kind != "compressor":
+                share = 1 / ranks if kind == "residual" else 1.0  # of what is owed a rank keeps its own pieces
+                value = np.float32(share) * np.sum([kept[key] for kept in everyone], axis=0, dtype=np.float32)
+            with contextlib.suppress(KeyError):  # this run compresses otherwise, or not at all
+                plan.model.set_kept(kind, name, value)
+    if plan._local:
+        put_slots(plan, mine, plan.model.step)
+
+
+def outer_of(plan: Plan) -> dict[str, np.ndarray[Any, Any]]:
+    """The velocity of local training's outer optimizer. Collective."""
+    if plan._model is None or not plan._local or plan._local.outer is None:
+        return {}
+    plan.model.gather_velocity()
+    return {name: plan.model.velocity(name) for name in _trained(plan)}
+
+
+def put_outer(plan: Plan, velocities: dict[str, np.ndarray[Any, Any]]) -> None:
+    """The opposite of outer_of."""
+    if plan._local and plan._local.outer is not None:
+        for name, value in velocities.items():
+            plan.model.velocity(name, value)
+
+
 def _callback_states(trainer: Trainer) -> list[list[Any]]:
     """Kind and state of each callback."""
     return [
@@ -56,13 +108,18 @@ def save(path: str, trainer: Trainer, order: tuple[Any, ...], note: str) -> None
         raise RuntimeError(
             "a checkpoint cannot be saved inside `with plan.averaged()`: weights and averages are exchanged"
         )
-    slots = slots_of(plan)
+    plan.synchronize()
+    slots, outer = slots_of(plan), outer_of(plan)
+    special = plan.parallel.compression is not None or plan._local is not None
+    everyone = comm.allgather(kept_of(plan), plan.comm) if special else []
 
     def write() -> None:
         if plan.comm.rank != 0:
             return
         tensors = {f"model.{name}": value for name, value in trainer.net.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in slots.items()}
+        tensors |= {f"outer.{name}": value for name, value in outer.items()}
+        tensors |= {f"rank{r}.{name}": value for r, kept in enumerate(everyone) for name, value in kept.items()}
         state = {
             "format": FORMAT,
             "samestep": _core.build_info()["version"],
@@ -73,6 +130,7 @@ def save(path: str, trainer: Trainer, order: tuple[Any, ...], note: str) -> None
             "epoch_sums": trainer._epoch_sums,
             "seed": trainer.seed,
             "lanes": plan.lanes,
+            "ranks": len(everyone),
             "samples": order[0],
             "batch_size": order[1],
             "shuffle": order[2],
@@ -86,6 +144,10 @@ def save(path: str, trainer: Trainer, order: tuple[Any, ...], note: str) -> None
         safetensors_io.write(path, tensors, {"samestep": json.dumps(state)})
 
     comm.together(plan.comm, write)
+
+
+def _part(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
@@ -116,6 +178,8 @@ def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
             "batch_size": order[1],
             "optimizer": type(plan.optimizer).__name__,
         }
+        if plan._local:  # each rank has lanes of its own, whose number follows from that of the ranks
+            del wanted["lanes"]
         for name, value in wanted.items():
             if state[name] != value:
                 why = (
@@ -161,6 +225,11 @@ def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     put_slots(plan, slots, numbers["step"])
+    put_kept(plan, [_part(tensors, f"rank{r}.") for r in range(int(state.get("ranks", 0)))])
+    put_outer(plan, _part(tensors, "outer."))
+    if plan._local:
+        plan.model.begin_meetings()  # the parameters that were loaded are the new start
+        plan._taken = plan.model.step
     counters = {name: value for name, value in tensors.items() if name.endswith("num_batches_tracked")}
     trainer.net.load_state_dict({name.removeprefix("model."): value for name, value in counters.items()}, strict=False)
     if trainer.schedule is not None and state.get("schedule"):

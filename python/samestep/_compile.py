@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from . import _core, _libraries, _processors, _random, comm
 from . import optim as optimizers
+from . import parallel as ways
 from ._agree import agree
 from ._arrays import as_labels, as_rows, check_shape
 from ._explain import Explanation, resident
@@ -52,6 +53,7 @@ def compile(
     clip_value: float | None = None,
     average: Any = None,
     gradients: bool | None = None,
+    parallel: Any = None,
     comm: Any = None,
 ) -> Plan:
     """Prepares training: `plan.step(xb, yb)` runs forward, backward, exchange and update, and returns the loss.
@@ -73,7 +75,8 @@ def compile(
     greatest size of an element of a gradient; both as torch.nn.utils does, the elements first; average: an average of the
     weights, samestep.optim.EMA or SWA (`plan.averaged()`);
     gradients: keep whole gradients on every rank for `plan.gradients`
-    (default: only where there is one rank); comm: an mpi4py communicator (default: all ranks).
+    (default: only where there is one rank); parallel: how ranks work together, `ss.Parallel(...)`;
+    comm: an mpi4py communicator (default: all ranks).
 
     Errors: ValueError and TypeError that name the layer, the argument or, under MPI, what differs between ranks.
     """
@@ -97,6 +100,7 @@ def compile(
         clip_value=clip_value,
         average=average,
         gradients=gradients,
+        parallel=parallel,
         comm=comm,
     )
 
@@ -243,6 +247,7 @@ class Plan:
         clip_value: float | None,
         average: Any,
         gradients: bool | None,
+        parallel: Any,
         comm: Any,
     ) -> None:
         if not isinstance(net, Module):
@@ -269,7 +274,13 @@ class Plan:
             raise TypeError(f"augment must be an object of samestep.augment, not {augment!r}")
         self.augment: Mix | None = augment
         self.comm = _comm(comm)
-        self._keep_gradients = self.comm.size == 1 if gradients is None else bool(gradients)
+        self.parallel = ways.resolve(parallel)
+        self._local = self.parallel.local
+        self._work = _alone() if self._local else self.comm  # the ranks that take a step together
+        self._since, self._taken = 0, 0  # steps of local training since the last meeting, and in all
+        if self.parallel.accumulate > 1 and self.lanes_at_once is not None:
+            raise ValueError("give lanes_at_once or Parallel(accumulate=...), not both: both cut a batch into parts")
+        self._keep_gradients = self._work.size == 1 if gradients is None else bool(gradients)
         self.results: dict[str, Any] = {}
         """Loss and metrics of the last step."""
         self._model: _core.Model | None = None
@@ -326,7 +337,19 @@ class Plan:
             return self._lanes
         if self.batch_size is None:
             raise ValueError("batch_size is not known yet: give it to ss.compile, or take a step first")
-        return _core.default_lanes(self.batch_size)
+        return max(_core.default_lanes(self._session_batch(self.batch_size)), _power_above(self.parallel.accumulate))
+
+    def _session_batch(self, batch: int) -> int:
+        """Of a global batch, what the ranks that work together take at most: all of it, or a rank's part in local training."""
+        return -(-batch // self.comm.size) if self._local else batch
+
+    @property
+    def _at_once(self) -> int | None:
+        """Lanes that are worked on together: as given, or so few that a batch is cut into `accumulate` parts."""
+        if self.parallel.accumulate == 1:
+            return self.lanes_at_once
+        most = max(1, self.lanes // self._work.size // self.parallel.accumulate)
+        return 1 << most.bit_length() - 1
 
     @property
     def step_count(self) -> int:
@@ -334,7 +357,12 @@ class Plan:
         return 0 if self._model is None else self._model.step
 
     def _check_ranks(self) -> None:
-        if (self._lanes is not None or self.batch_size is not None) and self.comm.size > self.lanes:
+        if self._local and self.batch_size is not None and self.batch_size < self.comm.size:
+            raise ValueError(
+                f"LocalSGD: a batch of {self.batch_size} has no sample for some of the {self.comm.size} ranks: "
+                "give a larger batch_size, or start fewer ranks"
+            )
+        if (self._lanes is not None or self.batch_size is not None) and self._work.size > self.lanes:
             raise ValueError(
                 f"{self.comm.size} ranks cannot share {self.lanes} lanes: set lanes={_power_above(self.comm.size)} or more, "
                 "or start fewer ranks"
@@ -345,7 +373,10 @@ class Plan:
         size = self.batch_size if batch is None else whole(batch, "batch", 0)
         if size is None:
             raise ValueError("rows needs a batch size: give it here or to ss.compile")
-        lanes, ranks, rank = self.lanes, self.comm.size, self.comm.rank
+        ranks, rank = self.comm.size, self.comm.rank
+        if self._local:
+            return rank * size // ranks, (rank + 1) * size // ranks
+        lanes = self.lanes
         first, last = (number * lanes // ranks for number in (rank, rank + 1))
         return first * size // lanes, last * size // lanes
 
@@ -447,9 +478,13 @@ class Plan:
         lookahead = (optimizer.k, optimizer.alpha) if isinstance(optimizer, optimizers.Lookahead) else None
 
         def create() -> tuple[_core.Model, _core.Plan]:
+            compression = self.parallel.compression
+            sizes = {
+                name: math.prod(item.shape) for name, item in trained.items() if getattr(item, "requires_grad", False)
+            }
             model = _core.Model(
                 trace.graph,
-                self.comm,
+                self._work,
                 optimizer=self.optimizer._core_name,
                 hypers=hypers[0],
                 groups=list(zip(members, hypers[1:], strict=True)),
@@ -463,16 +498,24 @@ class Plan:
                 isa=os.environ.get("SAMESTEP_ISA") or None,
                 seed=self.seed,
                 bf16=self.precision == "bf16",
+                compression=None if compression is None else compression._core(sizes),
             )
             if self.comm.rank == 0:
                 for name, item in trace.stored.items():
                     model.set(name, item.data)
                 for name, array in trace.constants.items():
                     model.set(name, array)
+            if self._local:
+                outer = self._local.outer
+                model.meetings(self.comm, None if outer is None else (outer.lr, outer.momentum))
             return model, self._session_of(model, trace, self.batch_size or 1, True)
 
         model, plan = comm.together(self.comm, create)
-        model.broadcast()
+        if self._local:
+            model.begin_meetings()
+            model.seed = (self.seed + self.comm.rank * 0x9E3779B97F4A7C15) % 2**64  # ranks drop other units
+        else:
+            model.broadcast()
         self._model, self._stored, self._hypers, self._clip = model, dict(trace.stored), hypers, clip
         self._main = (True, True, False, self.batch_size)
         self._sessions, self._last = {self._main: (plan, trace)}, self._main
@@ -488,10 +531,10 @@ class Plan:
         session = _core.Plan(
             model,
             trace.graph,
-            batch=batch,
+            batch=self._session_batch(batch) if training else batch,
             training=training,
             lanes=self.lanes,
-            lanes_at_once=self.lanes_at_once if training else None,
+            lanes_at_once=self._at_once if training else None,
             gradients=training and self._keep_gradients,
             functions=trace.functions or None,
         )
@@ -541,6 +584,7 @@ class Plan:
             "clip_norm": self.clip_norm and repr(self.clip_norm),
             "clip_value": self.clip_value and repr(self.clip_value),
             "average": repr(self.average),
+            "parallel": repr(self.parallel),
             "network": [
                 f"{node['op']} in layer '{node['layer']}' ({', '.join(f'{name}={value:g}' for name, value in node['attrs'].items())})"
                 for node in trace.graph.nodes()
@@ -752,6 +796,8 @@ class Plan:
             if kinds and given.arrays[0] is xb and given.arrays[1] is yb:
                 self._fitting = (*kinds[:-1], self.batch_size)
         self._update_hypers(model)
+        if self._local:
+            return self._step_alone(session, trace, given, total, local)
         if self.augment is None:
             answer = session.step(given.arrays, local=local, batch=total)
         elif local:
@@ -762,6 +808,39 @@ class Plan:
             )[0]
         self.results = _results(trace).values(answer)
         return float(self.results["loss"])
+
+    def _step_alone(self, session: _core.Plan, trace: Trace, given: Given, total: int, local: bool) -> float:
+        """A step of local training, on this rank's rows."""
+        begin, end = self.rows(total)
+        arrays = [array if local else array[begin:end] for array in self._fed(given, trace)]
+        if end > begin:
+            if self.augment is None:
+                answer = session.step(arrays, local=False, batch=end - begin)
+            else:
+                mix = self._mix(trace, self.step_count)
+                answer = session.run(arrays, None, batch=end - begin, first=0, steps=1, mix=mix)[0]
+            self.results = _results(trace).values(answer)
+        self._after_steps(1)
+        return float(self.results.get("loss", math.nan))
+
+    def _after_steps(self, count: int) -> None:
+        """Counts steps of local training, and holds the meeting that is due."""
+        self._since += count
+        self._taken += count
+        if self._since >= self._until_meeting():
+            self.synchronize()
+
+    def _until_meeting(self) -> int:
+        """Steps between the last meeting and the next."""
+        assert self._local is not None
+        return 1 if self._taken < self._local.warmup else self._local.period
+
+    def synchronize(self) -> None:
+        """Local training: the ranks meet now and average their parameters. Collective. Nothing to do after a meeting, and
+        where the ranks exchange gradients in every step."""
+        if self._local and self._since and self._model is not None:
+            self._model.meet()
+            self._since = 0
 
     def run(
         self,
@@ -801,14 +880,50 @@ class Plan:
         self._update_hypers(model)
         hypers = _hyper_table(settings, count) if settings else None
         mix = None if self.augment is None else self._mix(trace, epoch)
-        results = session.run(
-            self._fed(arrays, trace), rows, batch=size, first=first, steps=count, hypers=hypers, mix=mix
-        )
+        fed = self._fed(arrays, trace)
+        if self._local:
+            results = self._run_alone(session, fed, rows, size, first, count, hypers, mix)
+        else:
+            results = session.run(fed, rows, batch=size, first=first, steps=count, hypers=hypers, mix=mix)
         if (
             hypers
         ):  # the model now has other settings than the optimizer: the next step without a schedule puts them back
             self._hypers, self._sent = [], ()
         return results
+
+    def _run_alone(
+        self,
+        session: _core.Plan,
+        fed: list[Array],
+        order: npt.NDArray[np.int64] | None,
+        size: int,
+        first: int,
+        count: int,
+        hypers: dict[str, npt.NDArray[np.float64]] | None,
+        mix: Any,
+    ) -> npt.NDArray[np.float64]:
+        """Steps of local training on this rank's rows of each batch, with the meetings that fall between; returns the sums
+        of all ranks."""
+        samples = len(fed[0]) if order is None else len(order)
+        order = np.arange(samples) if order is None else order
+        done, parts = 0, []
+        while done < count:
+            left = max(1, self._until_meeting() - self._since)
+            at = (first + done) * size
+            total = min(size, samples - at)
+            # Batches of one size in one call; the last one of an epoch may be smaller.
+            steps = min(left, count - done, max(1, (samples - at) // size))
+            begin, end = self.rows(total)
+            settings = None if hypers is None else {name: table[done : done + steps] for name, table in hypers.items()}
+            if end > begin:
+                own = np.concatenate([order[at + k * size + begin : at + k * size + end] for k in range(steps)])
+                parts.append(session.run(fed, own, batch=end - begin, first=0, steps=steps, hypers=settings, mix=mix))
+            else:
+                parts.append(np.zeros((steps, len(self.result_names), 2)))
+            done += steps
+            self._after_steps(steps)
+        results = np.concatenate(parts) if parts else np.zeros((0, len(self.result_names), 2))
+        return np.asarray(comm.allreduce(results, "sum", self.comm))
 
     def _fed(self, given: Given, trace: Trace) -> list[Array]:
         """The arrays of a training step: labels once more where they are needed beside their mixtures."""
@@ -845,6 +960,7 @@ class Plan:
         size = self.batch_size if batch_size is None else whole(batch_size, "batch_size")
         session, trace = self._session(False, True, sample_weight is not None, size)
         self._fit_shapes(given, trace)
+        self.synchronize()
         sums = session.run(given.arrays, None, batch=size, first=0, steps=math.ceil(len(given) / size))
         found = _results(trace).values(sums.sum(axis=0))
         if any(metric.needs_outputs for metric in self.heads.metrics):
@@ -869,6 +985,7 @@ class Plan:
         self._ready(given)
         size = self.batch_size if batch_size is None else whole(batch_size, "batch_size")
         session, trace = self._session(False, False, False, size)
+        self.synchronize()
         parts = [
             session.forward([array[begin : begin + size] for array in given.inputs])
             for begin in range(0, len(given), size)
@@ -883,7 +1000,7 @@ class Plan:
 
     def _gathered(self, parts: list[Array], shape: tuple[int, ...], count: int, size: int) -> Array:
         """One output of all batches, from this rank's rows of each and those of the others."""
-        if self.comm.size == 1:
+        if self._work.size == 1:
             return np.concatenate(parts) if parts else np.zeros((0, *shape), np.float32)
         dtype = comm.broadcast(parts[0].dtype.str if parts else "<f4", 0, self.comm)
         mine = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
@@ -919,6 +1036,16 @@ class Plan:
                 "the norm of the gradients is not measured: compile with clip_norm (math.inf only measures)"
             )
         return self.model.gradient_norm
+
+    @property
+    def compression(self) -> dict[str, Any] | None:
+        """What the compression of gradients does: {"name", "bytes" that a rank sends in a step, "plain_bytes" without
+        compression, "ratio" of the two, "error" of the last step: |left out| / |gradient| on this rank}. None where
+        nothing is compressed."""
+        found = self.model.compression()
+        if found is not None:
+            found["ratio"] = found["plain_bytes"] / max(found["bytes"], 1)
+        return found
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -1009,3 +1136,7 @@ def _power_above(number: int) -> int:
 
 def _comm(value: Any) -> _core.Comm:
     return comm.resolve(value)
+
+
+def _alone() -> _core.Comm:
+    return comm.alone()

@@ -116,9 +116,11 @@ class Model:
         lookahead: tuple[int, float] | None = None,
         average: tuple[str, float, int] | None = None,
         bf16: bool = False,
+        compression: tuple[str, dict[str, float], bool, list[str]] | None = None,
     ) -> Model:
         """groups: names of parameters and their settings, groups 1, 2, ...; clip_*: 0 is off, infinity measures only;
-        lookahead: (k, alpha); average: ("ema", decay, warmup) or ("swa", start, every)."""
+        lookahead: (k, alpha); average: ("ema", decay, warmup) or ("swa", start, every); compression: (compressor, its
+        settings, error feedback, names of the parameters it is for)."""
     threads: int
     backend: str
     isa: str
@@ -146,6 +148,22 @@ class Model:
     def get_slot(self, slot: str, name: str, /) -> npt.NDArray[np.float32]:
         """A copy of an optimizer state of one parameter. Call the plan's gather_slots() first under MPI."""
     def set_slot(self, slot: str, name: str, value: npt.ArrayLike, /) -> None: ...
+    def meetings(self, comm: Comm, outer: tuple[float, float] | None = None, /) -> None:
+        """Sets up the meetings of local training; outer: (lr, momentum) of an outer optimizer."""
+    def begin_meetings(self) -> None:
+        """Rank 0's parameters, running statistics and step reach every rank (collective)."""
+    def meet(self) -> None:
+        """The ranks average their parameters and running statistics, or take a step of the outer optimizer (collective)."""
+    def gather_velocity(self) -> None:
+        """Every rank gets the whole velocity of the outer optimizer (collective)."""
+    def velocity(self, name: str, value: npt.ArrayLike = ..., /) -> Any:
+        """The outer optimizer's velocity of one parameter: a copy, or with a value sets it."""
+    def compression(self) -> dict[str, Any] | None:
+        """name, bytes: that a rank sends in a step; plain_bytes: without compression; error: |left out| / |packed| of the
+        last step on this rank. None without compression or on one rank."""
+    def get_kept(self, kind: str, name: str, /) -> npt.NDArray[np.float32]:
+        """What this rank's compression keeps of a parameter; kind: "residual", "owed" or "compressor". KeyError: nothing."""
+    def set_kept(self, kind: str, name: str, value: npt.ArrayLike, /) -> None: ...
     def bytes(self) -> dict[str, int]: ...
 
 @final

@@ -37,7 +37,7 @@ class Trainer:
     (default: SAMESTEP_THREADS or a fair share); backend: "native" or "openblas"; precision: "fp32" or "bf16"; loss_weights:
     of several losses; augment: MixUp or CutMix of samestep.augment; clip_norm: greatest norm of
     all gradients together; clip_value: greatest size of an element of a gradient; average: optim.EMA or optim.SWA (see
-    `averaged`); schedule: of the learning rate, an object of
+    `averaged`); parallel: how ranks work together, `ss.Parallel(...)`; schedule: of the learning rate, an object of
     samestep.schedules or a function of the epoch that
     gives a factor; callbacks: see Callback; checkpoint: a
     file that is written after each epoch and that `fit(..., resume=True)` goes on from.
@@ -64,6 +64,7 @@ class Trainer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         average: Any = None,
+        parallel: Any = None,
         schedule: Any = None,
         callbacks: Any = (),
         checkpoint: str | os.PathLike[str] | None = None,
@@ -72,7 +73,7 @@ class Trainer:
         self._options: dict[str, Any] = {
             "metrics": metrics, "seed": seed, "lanes": lanes, "lanes_at_once": lanes_at_once, "threads": threads, "backend": backend,
             "precision": precision, "loss_weights": loss_weights, "augment": augment,
-            "clip_norm": clip_norm, "clip_value": clip_value, "average": average,
+            "clip_norm": clip_norm, "clip_value": clip_value, "average": average, "parallel": parallel,
         }  # fmt: skip
         self._loss, self.optimizer = loss, _compile.optimizers.resolve(optimizer)
         self.plan = self._compile(None)  # checks every argument; memory is laid out by the first fit
@@ -219,10 +220,13 @@ class Trainer:
             return
         new = self._compile(batch_size)
         new._soft, new._by_name, new._integer = old._soft, old._by_name, set(old._integer)
-        state = _checkpoint.slots_of(old)
+        old.synchronize()
+        state, kept, outer = _checkpoint.slots_of(old), _checkpoint.kept_of(old), _checkpoint.outer_of(old)
         names = [name for name, _ in old._inputs or []] or new._input_names(len(shapes), given.keys)
         new._build(list(zip(names, shapes, strict=True)), old._soft)
         _checkpoint.put_slots(new, state, old.model.step)
+        _checkpoint.put_kept(new, [kept] * new.comm.size)
+        _checkpoint.put_outer(new, outer)
         self.plan = new
 
     def _train(self, run: _Fit, interrupts: _Interrupts) -> dict[str, float]:
@@ -274,6 +278,7 @@ class Trainer:
     def _end_epoch(self, run: _Fit, logs: dict[str, float]) -> bool:
         """History, a line of text, the schedule, callbacks and the checkpoint. False: a callback wants to stop."""
         ranks = self.plan.comm
+        self.plan.synchronize()
         if self.schedule is not None:
             found = self._settings(max(self._epoch_step - 1, 0), 1, run.steps)
             logs["lr"] = float(found[0][0]["lr"]) if found else math.nan
