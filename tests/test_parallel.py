@@ -79,6 +79,9 @@ def test_nothing_is_compressed_on_one_rank(text):
         (lambda: ss.LocalSGD(0), ValueError, "LocalSGD: period"),
         (lambda: ss.LocalSGD(2, outer=0.7), TypeError, "LocalSGD: outer"),
         (lambda: parallel.Nesterov(momentum=1.0), ValueError, "Nesterov: momentum"),
+        (lambda: ss.ParameterServer(0), ValueError, "ParameterServer: servers"),
+        (lambda: ss.ParameterServer(mode="fast"), ValueError, "ParameterServer: mode"),
+        (lambda: ss.ParameterServer(compression=compress.PowerSGD()), TypeError, "other than PowerSGD"),
         (lambda: ss.Parallel(exchange="mean"), TypeError, "Parallel: exchange"),
         (lambda: ss.Parallel(accumulate=0), ValueError, "Parallel: accumulate"),
         (lambda: ss.compile(network(), parallel=3), TypeError, "parallel must be"),
@@ -262,6 +265,127 @@ else:
     assert found["whole"][1] > 0.9
     other = answers(mpi_run(script, n=3, args=[str(tmp_path / "half")], timeout=120))[0]
     assert other["resumed"][1] >= found["whole"][1] - 0.02
+
+
+@pytest.mark.mpi
+def test_one_worker_and_its_servers_are_plain_training(mpi_run):
+    """With a single worker nothing is stale: the same bits as one process, however the parameters are cut."""
+    script = (
+        PRELUDE
+        + """
+net, plan = trained(None if ss.size() == 1 else ss.ParameterServer(ss.size() - 1), optimizer=optim.Adam(1e-2))
+say(print=ss.fingerprint(net), report=plan.servers)
+"""
+    )
+    plain, *others = [answers(mpi_run(script, n=ranks))[0] for ranks in (1, 2, 3)]
+    for ranks, other in enumerate(others, 2):
+        assert other["print"] == plain["print"]
+        assert [item["serves"] for item in other["report"]] == [False] + [True] * (ranks - 1)
+        assert all(item["pushes"] == 40 and item["most_behind"] == 0 for item in other["report"])
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "way",
+    [
+        "ss.ParameterServer(1)",
+        "ss.ParameterServer(2, 'bounded', staleness=1)",
+        "ss.ParameterServer(1, compression=compress.Int8())",
+        "ss.ParameterServer(1, 'bounded', compression=compress.TopK(0.1))",
+    ],
+)
+def test_parameter_servers_train_and_resume(mpi_run, way):
+    script = (
+        PRELUDE
+        + f"""
+def fit(epochs, resume):
+    net = network()
+    trainer = ss.Trainer(net, optimizer=optim.SGD(0.02, momentum=0.9), parallel={way}, checkpoint="central", metrics="accuracy")
+    history = trainer.fit(X, Y, epochs, 64, verbose=False, resume=resume).to_dict()
+    prints = ss.allgather(ss.fingerprint(net))
+    found = trainer.evaluate(X, Y)
+    report = trainer.plan.servers
+    say(losses=history["loss"], same=len(set(prints)) == 1, report=report, **found)
+fit(3, False)
+fit(6, True)
+"""
+    )
+    first, second = answers(mpi_run(script, n=4, timeout=120))
+    assert first["same"]
+    assert second["same"]
+    assert len(second["losses"]) == 6
+    assert second["losses"][:3] == first["losses"]
+    assert second["accuracy"] > 0.93
+    servers = [item for item in second["report"] if item["serves"]]
+    workers = [item for item in second["report"] if not item["serves"]]
+    assert all(item["pushes"] == sum(worker["pushes"] for worker in workers) for item in servers)
+    assert any(item["most_behind"] > 0 for item in servers)
+    if "Int8" in way or "TopK" in way:
+        assert workers[0]["bytes"] < 0.5 * 4 * (64 * 96 + 96 * 64 + 64 * 10)
+
+
+@pytest.mark.mpi
+def test_nobody_gets_further_ahead_than_the_bound(mpi_run):
+    """A worker that is slow holds the other one back in mode "bounded", and does not in mode "async"."""
+    script = (
+        PRELUDE
+        + """
+import time
+for mode in ("bounded", "async"):
+    net = network()
+    plan = ss.compile(net, optimizer=optim.SGD(0.01), batch_size=64, parallel=ss.ParameterServer(1, mode, staleness=2))
+    plan.step(X[:64], Y[:64])
+    ss.barrier()
+    times = []
+    for step in range(30):
+        if ss.rank() == 0:
+            time.sleep(0.02)
+        plan.step(X[:64], Y[:64])
+        times.append(time.time())
+    everyone = ss.allgather(times)
+    first = everyone[0][5]
+    say(mode=mode, ahead=sum(time < first for time in everyone[1]) - 6, waits=plan.servers[-1]["waits"], pushes=plan.servers[-1]["pushes"])
+"""
+    )
+    bounded, free = answers(mpi_run(script, n=3))
+    assert bounded["pushes"] == free["pushes"] == 62
+    assert free["waits"] == 0
+    assert bounded["waits"] > 0
+    assert bounded["ahead"] <= 3 < free["ahead"]
+
+
+@pytest.mark.mpi
+def test_a_worker_that_vanishes_is_named_by_the_server(mpi_run):
+    script = (
+        PRELUDE
+        + """
+import os, signal
+net = network()
+plan = ss.compile(net, batch_size=64, parallel=ss.ParameterServer(1))
+plan.evaluate(X, Y)
+for step in range(10_000):
+    if ss.rank() == 1 and step == 20:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    plan.step(X[:64], Y[:64])
+"""
+    )
+    done = mpi_run(script, n=3, check=False, timeout=60, env={"SAMESTEP_TIMEOUT": "3"})
+    assert done.returncode != 0
+    assert "RankFailed" in done.stderr
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ("trained(ss.ParameterServer(2))", "2 ranks cannot all be servers"),
+        ("trained(ss.ParameterServer(1), optimizer=optim.Muon(0.01))", "optimizer 'muon' needs them whole"),
+    ],
+)
+def test_servers_that_cannot_be(mpi_run, call, text):
+    done = mpi_run(PRELUDE + call, n=2, check=False)
+    assert done.returncode != 0
+    assert text in done.stderr
 
 
 @pytest.mark.mpi

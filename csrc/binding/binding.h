@@ -32,7 +32,8 @@ typedef struct model_object {
     ss_model *model;
     comm_object *comm;
     struct ss_meeting *meeting; /* of local training, or NULL */
-    comm_object *meeting_comm;
+    struct ss_central *central; /* of parameter servers, or NULL */
+    comm_object *outer_comm;    /* of meetings or servers */
 } model_object;
 
 typedef struct plan_object {

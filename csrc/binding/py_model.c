@@ -2,6 +2,7 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "base/sha256.h"
+#include "train/central.h"
 #include "train/meeting.h"
 
 /* Groups of parameters: [(names, hypers), ...]. The texts of the names belong to the caller's objects. */
@@ -166,8 +167,9 @@ static void model_dealloc(PyObject *object) {
     model_object *self = (model_object *)object;
     PyTypeObject *type = Py_TYPE(object);
     ss_meeting_free(self->meeting);
+    ss_central_free(self->central);
     ss_model_free(self->model);
-    Py_XDECREF((PyObject *)self->meeting_comm);
+    Py_XDECREF((PyObject *)self->outer_comm);
     Py_XDECREF((PyObject *)self->comm);
     type->tp_free(object);
     Py_DECREF(type);
@@ -480,7 +482,7 @@ static PyObject *model_meetings(PyObject *object, PyObject *args) {
         return NULL;
     }
     if (ss_meeting_create(self->model, comm->transport, outer != Py_None, lr, momentum, &self->meeting, &err) != SS_OK) return binding_raise(state, &err);
-    self->meeting_comm = (comm_object *)Py_NewRef((PyObject *)comm);
+    self->outer_comm = (comm_object *)Py_NewRef((PyObject *)comm);
     Py_RETURN_NONE;
 }
 
@@ -525,6 +527,110 @@ static PyObject *model_velocity(PyObject *object, PyObject *args) {
     PyObject *copy = PyArray_SimpleNew(p->shape.rank, dims, NPY_FLOAT);
     if (copy) memcpy(PyArray_DATA((PyArrayObject *)copy), velocity + p->offset, (size_t)p->count * 4);
     return copy;
+}
+
+/* ---- parameter servers ---- */
+
+static ss_central *central_of(PyObject *self) {
+    ss_central *c = ((model_object *)self)->central;
+    if (!c) PyErr_SetString(PyExc_RuntimeError, "this model has no parameter servers");
+    return c;
+}
+
+static PyObject *model_central(PyObject *object, PyObject *args) {
+    model_object *self = (model_object *)object;
+    comm_object *comm;
+    PyObject *compression = Py_None;
+    long long staleness;
+    ss_central_options o = {0};
+    ss_compression_options packing = {0};
+    ss_attr *attrs = NULL;
+    ss_error err;
+    binding_state *state = binding_state_of(object);
+    if (!PyArg_ParseTuple(args, "O!iL|O", state->comm, &comm, &o.servers, &staleness, &compression)) return NULL;
+    if (self->central) {
+        PyErr_SetString(PyExc_RuntimeError, "the parameter servers of this model have been set up before");
+        return NULL;
+    }
+    o.staleness = staleness;
+    ss_status status = SS_OK;
+    const bool read = !read_compression(compression, &packing, &attrs);
+    if (read) status = ss_central_create(self->model, comm->transport, &o, &packing, &self->central, &err);
+    ss_free((void *)packing.tensor);
+    ss_free(attrs);
+    if (!read) return NULL;
+    if (status != SS_OK) return binding_raise(state, &err);
+    self->outer_comm = (comm_object *)Py_NewRef((PyObject *)comm);
+    Py_RETURN_NONE;
+}
+
+static PyObject *model_central_begin(PyObject *self, PyObject *unused) {
+    (void)unused;
+    ss_central *c = central_of(self);
+    ss_error err;
+    ss_status status;
+    if (!c) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    status = ss_central_begin(c, model_of(self), &err);
+    Py_END_ALLOW_THREADS
+    if (status != SS_OK) return binding_raise(binding_state_of(self), &err);
+    Py_RETURN_NONE;
+}
+
+static PyObject *model_serve(PyObject *self, PyObject *args) {
+    long long pushes;
+    ss_central *c = central_of(self);
+    ss_error err;
+    if (!c || !PyArg_ParseTuple(args, "L", &pushes)) return NULL;
+    if (!ss_central_serves(c)) {
+        PyErr_SetString(PyExc_RuntimeError, "this rank works and does not serve");
+        return NULL;
+    }
+    if (ss_model_enter(model_of(self), &err) != SS_OK) return binding_raise(binding_state_of(self), &err);
+    ss_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = ss_central_serve(c, model_of(self), pushes, &err);
+    Py_END_ALLOW_THREADS
+    ss_model_leave(model_of(self));
+    if (status != SS_OK) return binding_raise(binding_state_of(self), &err);
+    Py_RETURN_NONE;
+}
+
+static PyObject *model_leave(PyObject *self, PyObject *unused) {
+    (void)unused;
+    ss_central *c = central_of(self);
+    ss_error err;
+    ss_status status;
+    if (!c) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    status = ss_central_leave(c, &err);
+    Py_END_ALLOW_THREADS
+    if (status != SS_OK) return binding_raise(binding_state_of(self), &err);
+    Py_RETURN_NONE;
+}
+
+static PyObject *model_central_gather(PyObject *self, PyObject *args) {
+    int slots;
+    ss_central *c = central_of(self);
+    ss_error err;
+    if (!c || !PyArg_ParseTuple(args, "p", &slots)) return NULL;
+    if (ss_model_enter(model_of(self), &err) != SS_OK) return binding_raise(binding_state_of(self), &err);
+    ss_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = ss_central_gather(c, model_of(self), slots, &err);
+    Py_END_ALLOW_THREADS
+    ss_model_leave(model_of(self));
+    if (status != SS_OK) return binding_raise(binding_state_of(self), &err);
+    Py_RETURN_NONE;
+}
+
+static PyObject *model_central_report(PyObject *self, PyObject *unused) {
+    (void)unused;
+    ss_central *c = central_of(self);
+    if (!c) return NULL;
+    ss_central_report r = ss_central_tell(c);
+    return Py_BuildValue("{s:O,s:L,s:L,s:L,s:d,s:L}", "serves", ss_central_serves(c) ? Py_True : Py_False, "pushes", (long long)r.pushes, "bytes", (long long)r.bytes, "most_behind",
+                         (long long)r.most_behind, "mean_behind", r.mean_behind, "waits", (long long)r.waits);
 }
 
 static PyObject *model_bytes(PyObject *self, PyObject *unused) {
@@ -629,6 +735,12 @@ static PyMethodDef methods[] = {
     {"slots", model_slots, METH_NOARGS, "slots($self, /)\n--\n\nNames of the optimizer's state."},
     {"get_slot", model_get_slot, METH_VARARGS,
      "get_slot($self, slot, name, /)\n--\n\nA copy of the optimizer's state of a parameter."},
+    {"central", model_central, METH_VARARGS, "central(comm, servers, staleness, compression=None): the last `servers` ranks of comm hold the parameters; staleness below 0: no bound."},
+    {"central_begin", model_central_begin, METH_NOARGS, "Rank 0's parameters reach every rank (collective)."},
+    {"serve", model_serve, METH_VARARGS, "serve(pushes): answers workers until so many pushes are applied; below 0: until all have left."},
+    {"leave", model_leave, METH_NOARGS, "A worker has no more pushes in this run."},
+    {"central_gather", model_central_gather, METH_VARARGS, "central_gather(slots): the servers' parameters reach every rank, and their optimizer state (collective)."},
+    {"central_report", model_central_report, METH_NOARGS, "serves, pushes, bytes of a push, most_behind, mean_behind, waits."},
     {"meetings", model_meetings, METH_VARARGS, "meetings(comm, outer=None): sets up the meetings of local training; outer: (lr, momentum)."},
     {"begin_meetings", model_meeting_begin, METH_NOARGS, "Rank 0's parameters reach every rank (collective)."},
     {"meet", model_meet, METH_NOARGS, "The ranks average their parameters and running statistics (collective)."},

@@ -2,6 +2,7 @@
 #include <string.h>
 #include <time.h>
 #include "base/alloc.h"
+#include "train/central.h"
 #include "train/mix.h"
 
 enum {
@@ -205,6 +206,27 @@ static PyObject *plan_step(PyObject *object, PyObject *args, PyObject *kwargs) {
 fail:
     Py_DECREF(results);
     return raise_step(self, &err);
+}
+
+/* The gradient of the last step without an update goes to the parameter servers. */
+static PyObject *plan_push(PyObject *object, PyObject *unused) {
+    (void)unused;
+    plan_object *self = (plan_object *)object;
+    ss_model *m = self->model->model;
+    ss_central *c = self->model->central;
+    ss_error err;
+    if (!c || ss_central_serves(c) || !self->session->training) {
+        PyErr_SetString(PyExc_RuntimeError, "push is for the training plan of a worker of parameter servers");
+        return NULL;
+    }
+    if (ss_model_enter(m, &err) != SS_OK) return binding_raise(binding_state_of(object), &err);
+    ss_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = ss_central_push(c, m, self->session->gradient, &err);
+    Py_END_ALLOW_THREADS
+    ss_model_leave(m);
+    if (status != SS_OK) return binding_raise(binding_state_of(object), &err);
+    Py_RETURN_NONE;
 }
 
 static int64_t nanoseconds(void) {
@@ -641,6 +663,7 @@ static PyGetSetDef getset[] = {
 
 static PyMethodDef methods[] = {
     {"rows", plan_rows, METH_O, "rows($self, batch, /)\n--\n\nThe rows of a global batch that this rank works on."},
+    {"push", plan_push, METH_NOARGS, "Sends the gradient of the last step(update=False) to the parameter servers and receives the parameters."},
     {"step", (PyCFunction)(void (*)(void))plan_step, METH_VARARGS | METH_KEYWORDS,
      "step($self, /, arrays, *, local=False, batch=None, update=True)\n--\n\nOne batch; sums and denominators of the results."},
     {"run", (PyCFunction)(void (*)(void))plan_run, METH_VARARGS | METH_KEYWORDS,

@@ -32,7 +32,8 @@ struct ss_transport {
 };
 
 /* Tags: the kind of traffic. */
-enum { SS_TAG_COLLECTIVE = 1, SS_TAG_STATUS = 2, SS_TAG_STAT = 3, SS_TAG_RESULT = 4, SS_TAG_GRADIENT = 16 /* + bucket */, SS_TAG_PARAMETER = 8192 /* + bucket */ };
+enum { SS_TAG_COLLECTIVE = 1, SS_TAG_STATUS = 2, SS_TAG_STAT = 3, SS_TAG_RESULT = 4, SS_TAG_GRADIENT = 16 /* + bucket */, SS_TAG_PARAMETER = 8192 /* + bucket */,
+       SS_TAG_CENTRAL = 16384 /* + messages of parameter servers */ };
 
 void ss_transport_free(ss_transport *t);
 /* Cancels every pending request of the array; true when all of them let go of their memory. */

@@ -316,6 +316,31 @@ void ss_model_after_update(ss_model *m, int64_t begin, int64_t end) {
     else m->kernels->blend(n, mean, p, (float)weight);
 }
 
+enum { UPDATE_BLOCK = 4096 }; /* clipping and averages take elements while they are in the cache */
+
+void ss_model_update(ss_model *m, float *gradient, int64_t begin, int64_t end) {
+    int low = 0, high = m->runs; /* the run that holds the first element */
+    while (low + 1 < high) {
+        int middle = (low + high) / 2;
+        if (m->run[middle].begin <= begin) low = middle;
+        else high = middle;
+    }
+    const bool clamp = m->clip_value > 0 && !m->complete, passes = m->mean >= 0 || m->slow >= 0 || clamp;
+    for (int64_t at = begin; at < end;) {
+        while (m->run[low].end <= at) low++;
+        int64_t stop = ss_min(end, m->run[low].end);
+        if (passes) stop = ss_min(stop, at + UPDATE_BLOCK);
+        float *slot[SS_MAX_SLOTS];
+        int group = m->run[low].group;
+        for (int k = 0; k < m->optim_slots; k++) slot[k] = m->slot[k] + at;
+        if (clamp) m->kernels->clamp(stop - at, gradient + at, (float)m->clip_value);
+        ss_model_before_update(m, at, stop);
+        m->optim->update(stop - at, m->values + at, gradient + at, slot, m->hyper + group * SS_MAX_HYPER, m->derived + group * SS_MAX_DERIVED, m->step + 1);
+        ss_model_after_update(m, at, stop);
+        at = stop;
+    }
+}
+
 ss_status ss_model_swap_average(ss_model *m, ss_error *err) {
     if (m->mean < 0) return SS_FAIL(err, SS_ERR_STATE, "this model was made without an average");
     if (m->step < (m->average == SS_AVERAGE_SWA ? m->start : 1))

@@ -138,6 +138,9 @@ ss_status ss_model_swap_average(ss_model *m, ss_error *err);
 void ss_model_before_update(ss_model *m, int64_t begin, int64_t end);
 void ss_model_after_update(ss_model *m, int64_t begin, int64_t end);
 
+/* The optimizer's update of elements [begin, end), multiples of 16, from gradient[begin..end), with what belongs to it: clipping of elements, averages. Elementwise optimizers alone. */
+void ss_model_update(ss_model *m, float *gradient, int64_t begin, int64_t end);
+
 /* Enters and leaves the model; a second thread that enters gets SS_ERR_STATE. */
 ss_status ss_model_enter(ss_model *m, ss_error *err);
 void ss_model_leave(ss_model *m);

@@ -461,35 +461,11 @@ static ss_status join_segment(ss_session *s, int segment, ss_error *err) {
     return SS_OK;
 }
 
-enum { UPDATE_BLOCK = 4096 };
-
 /* One update of elements [begin, end) of the parameters from the gradient in block 0, shared by the threads. */
 static void update(const walk *w, int64_t begin, int64_t end) {
-    ss_model *m = w->s->model;
     int64_t from, to;
     ss_split(end - begin, 16, w->thread, w->threads, &from, &to);
-    to += begin;
-    int low = 0, high = m->runs; /* the run that holds the first element */
-    while (low + 1 < high) {
-        int middle = (low + high) / 2;
-        if (m->run[middle].begin <= begin + from) low = middle;
-        else high = middle;
-    }
-    /* Clipping and averages take the elements while they are in the cache. */
-    const bool passes = m->mean >= 0 || m->slow >= 0 || (m->clip_value > 0 && !m->complete);
-    for (int64_t at = begin + from; at < to;) {
-        while (m->run[low].end <= at) low++;
-        int64_t stop = ss_min(to, m->run[low].end);
-        if (passes) stop = ss_min(stop, at + UPDATE_BLOCK);
-        float *slot[SS_MAX_SLOTS], *gradient = w->s->gradient + at;
-        int group = m->run[low].group;
-        for (int k = 0; k < m->optim_slots; k++) slot[k] = m->slot[k] + at;
-        if (m->clip_value > 0 && !m->complete) m->kernels->clamp(stop - at, gradient, (float)m->clip_value);
-        ss_model_before_update(m, at, stop);
-        m->optim->update(stop - at, m->values + at, gradient, slot, m->hyper + group * SS_MAX_HYPER, m->derived + group * SS_MAX_DERIVED, m->step + 1);
-        ss_model_after_update(m, at, stop);
-        at = stop;
-    }
+    ss_model_update(w->s->model, w->s->gradient, begin + from, begin + to);
 }
 
 /* The root of the sum of the squares of all gradients: parameters in the graph's order, and in each of them its blocks. */

@@ -25,14 +25,14 @@ from .comm import allgather, allreduce, barrier, broadcast, rank, size  # noqa: 
 from .function import Function  # noqa: E402
 from .history import History  # noqa: E402
 from .nn.functional import cat, chunk, split, stack  # noqa: E402
-from .parallel import AllReduce, LocalSGD, Parallel  # noqa: E402
+from .parallel import AllReduce, LocalSGD, Parallel, ParameterServer  # noqa: E402
 from .trainer import Trainer  # noqa: E402
 
 __version__: str = build_info()["version"]
 
 __all__ = [
-    "AllReduce", "Callback", "CheckpointError", "CommError", "Function", "History", "LocalSGD", "NumericError", "Parallel", "Plan",
-    "RankFailed", "RateRange", "StopTraining", "Trainer", "allgather", "allreduce", "augment", "barrier", "broadcast", "build_info",
-    "callbacks", "cat", "chunk", "comm", "compile", "compress", "fingerprint", "manual_seed", "metrics", "nn", "optim", "parallel", "rank",
-    "rate_range_test", "schedules", "size", "split", "stack",
+    "AllReduce", "Callback", "CheckpointError", "CommError", "Function", "History", "LocalSGD", "NumericError", "Parallel",
+    "ParameterServer", "Plan", "RankFailed", "RateRange", "StopTraining", "Trainer", "allgather", "allreduce", "augment", "barrier",
+    "broadcast", "build_info", "callbacks", "cat", "chunk", "comm", "compile", "compress", "fingerprint", "manual_seed", "metrics", "nn",
+    "optim", "parallel", "rank", "rate_range_test", "schedules", "size", "split", "stack",
 ]  # fmt: skip

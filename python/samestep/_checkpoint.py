@@ -27,7 +27,10 @@ def slots_of(plan: Plan) -> dict[str, np.ndarray[Any, Any]]:
     """The optimizer's state, under "slot.parameter". Collective."""
     if plan._model is None:
         return {}
-    plan._sessions[plan._last][0].gather_slots()
+    if plan._central:
+        plan.model.central_gather(True)
+    else:
+        plan._sessions[plan._last][0].gather_slots()
     state = {
         f"{slot}.{name}": plan.model.get_slot(slot, name) for slot in plan.model.slots() for name in _trained(plan)
     }
@@ -110,8 +113,9 @@ def save(path: str, trainer: Trainer, order: tuple[Any, ...], note: str) -> None
         )
     plan.synchronize()
     slots, outer = slots_of(plan), outer_of(plan)
-    special = plan.parallel.compression is not None or plan._local is not None
+    special = plan.parallel.compression is not None or plan._alone
     everyone = comm.allgather(kept_of(plan), plan.comm) if special else []
+    steps = comm.allgather(plan.model.step, plan.comm) if special else []
 
     def write() -> None:
         if plan.comm.rank != 0:
@@ -131,6 +135,7 @@ def save(path: str, trainer: Trainer, order: tuple[Any, ...], note: str) -> None
             "seed": trainer.seed,
             "lanes": plan.lanes,
             "ranks": len(everyone),
+            "steps": steps,
             "samples": order[0],
             "batch_size": order[1],
             "shuffle": order[2],
@@ -178,7 +183,7 @@ def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
             "batch_size": order[1],
             "optimizer": type(plan.optimizer).__name__,
         }
-        if plan._local:  # each rank has lanes of its own, whose number follows from that of the ranks
+        if plan._alone:  # each rank has lanes of its own, whose number follows from that of the ranks
             del wanted["lanes"]
         for name, value in wanted.items():
             if state[name] != value:
@@ -230,6 +235,11 @@ def load(path: str, trainer: Trainer, order: tuple[Any, ...]) -> bool:
     if plan._local:
         plan.model.begin_meetings()  # the parameters that were loaded are the new start
         plan._taken = plan.model.step
+    if plan._central:
+        plan.model.central_begin()
+    steps = state.get("steps", [])
+    if plan._alone and len(steps) == plan.comm.size:  # workers and servers count their own
+        plan.model.step = int(steps[plan.comm.rank])
     counters = {name: value for name, value in tensors.items() if name.endswith("num_batches_tracked")}
     trainer.net.load_state_dict({name.removeprefix("model."): value for name, value in counters.items()}, strict=False)
     if trainer.schedule is not None and state.get("schedule"):

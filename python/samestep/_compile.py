@@ -275,8 +275,17 @@ class Plan:
         self.augment: Mix | None = augment
         self.comm = _comm(comm)
         self.parallel = ways.resolve(parallel)
-        self._local = self.parallel.local
-        self._work = _alone() if self._local else self.comm  # the ranks that take a step together
+        self._local, self._central = self.parallel.local, self.parallel.central
+        if self._central and self.comm.size > 1 and self._central.servers >= self.comm.size:
+            raise ValueError(
+                f"{self._central!r}: {self.comm.size} ranks cannot all be servers: start more ranks, or have fewer servers"
+            )
+        if self.comm.size == 1:
+            self._central = None  # a single rank has nobody to ask
+        # The ranks that take a step together, and the number of those that share the samples of a batch.
+        self._work = _alone() if self._local or self._central else self.comm
+        self._workers = self.comm.size - (self._central.servers if self._central else 0)
+        self._changed = False  # parameters lie with the servers that this rank has not heard of
         self._since, self._taken = 0, 0  # steps of local training since the last meeting, and in all
         if self.parallel.accumulate > 1 and self.lanes_at_once is not None:
             raise ValueError("give lanes_at_once or Parallel(accumulate=...), not both: both cut a batch into parts")
@@ -341,7 +350,16 @@ class Plan:
 
     def _session_batch(self, batch: int) -> int:
         """Of a global batch, what the ranks that work together take at most: all of it, or a rank's part in local training."""
-        return -(-batch // self.comm.size) if self._local else batch
+        return -(-batch // self._workers) if self._alone else batch
+
+    @property
+    def _alone(self) -> bool:
+        """Whether each worker takes steps by itself, on a part of the batch."""
+        return bool(self._local or self._central)
+
+    @property
+    def _serves(self) -> bool:
+        return self._central is not None and self.comm.rank >= self._workers
 
     @property
     def _at_once(self) -> int | None:
@@ -357,10 +375,10 @@ class Plan:
         return 0 if self._model is None else self._model.step
 
     def _check_ranks(self) -> None:
-        if self._local and self.batch_size is not None and self.batch_size < self.comm.size:
+        if self._alone and self.batch_size is not None and self.batch_size < self._workers:
             raise ValueError(
-                f"LocalSGD: a batch of {self.batch_size} has no sample for some of the {self.comm.size} ranks: "
-                "give a larger batch_size, or start fewer ranks"
+                f"{type(self.parallel.exchange).__name__}: a batch of {self.batch_size} has no sample for some of the "
+                f"{self._workers} ranks: give a larger batch_size, or start fewer ranks"
             )
         if (self._lanes is not None or self.batch_size is not None) and self._work.size > self.lanes:
             raise ValueError(
@@ -373,8 +391,10 @@ class Plan:
         size = self.batch_size if batch is None else whole(batch, "batch", 0)
         if size is None:
             raise ValueError("rows needs a batch size: give it here or to ss.compile")
-        ranks, rank = self.comm.size, self.comm.rank
-        if self._local:
+        ranks, rank = self._workers, self.comm.rank
+        if self._serves:
+            return size, size
+        if self._alone:
             return rank * size // ranks, (rank + 1) * size // ranks
         lanes = self.lanes
         first, last = (number * lanes // ranks for number in (rank, rank + 1))
@@ -508,11 +528,20 @@ class Plan:
             if self._local:
                 outer = self._local.outer
                 model.meetings(self.comm, None if outer is None else (outer.lr, outer.momentum))
+            if self._central:
+                bound = self._central.staleness if self._central.mode == "bounded" else -1
+                packing = self._central.compression
+                model.central(
+                    self.comm, self._central.servers, bound, None if packing is None else packing._core(sizes)
+                )
             return model, self._session_of(model, trace, self.batch_size or 1, True)
 
         model, plan = comm.together(self.comm, create)
-        if self._local:
-            model.begin_meetings()
+        if self._alone:
+            if self._local:
+                model.begin_meetings()
+            else:
+                model.central_begin()
             model.seed = (self.seed + self.comm.rank * 0x9E3779B97F4A7C15) % 2**64  # ranks drop other units
         else:
             model.broadcast()
@@ -796,7 +825,7 @@ class Plan:
             if kinds and given.arrays[0] is xb and given.arrays[1] is yb:
                 self._fitting = (*kinds[:-1], self.batch_size)
         self._update_hypers(model)
-        if self._local:
+        if self._alone:
             return self._step_alone(session, trace, given, total, local)
         if self.augment is None:
             answer = session.step(given.arrays, local=local, batch=total)
@@ -810,11 +839,23 @@ class Plan:
         return float(self.results["loss"])
 
     def _step_alone(self, session: _core.Plan, trace: Trace, given: Given, total: int, local: bool) -> float:
-        """A step of local training, on this rank's rows."""
+        """A step by this rank alone, on its rows."""
         begin, end = self.rows(total)
+        if self._central:
+            self._changed = True
+            if self._serves:
+                self.model.serve(
+                    sum(k * total // self._workers < (k + 1) * total // self._workers for k in range(self._workers))
+                )
+                return math.nan
+        if self._central and self.augment is not None:
+            raise ValueError(f"{self.augment!r} and parameter servers do not go together yet")
         arrays = [array if local else array[begin:end] for array in self._fed(given, trace)]
         if end > begin:
-            if self.augment is None:
+            if self._central:
+                answer = session.step(arrays, local=False, batch=end - begin, update=False)
+                session.push()
+            elif self.augment is None:
                 answer = session.step(arrays, local=False, batch=end - begin)
             else:
                 mix = self._mix(trace, self.step_count)
@@ -825,6 +866,8 @@ class Plan:
 
     def _after_steps(self, count: int) -> None:
         """Counts steps of local training, and holds the meeting that is due."""
+        if not self._local:
+            return
         self._since += count
         self._taken += count
         if self._since >= self._until_meeting():
@@ -836,8 +879,11 @@ class Plan:
         return 1 if self._taken < self._local.warmup else self._local.period
 
     def synchronize(self) -> None:
-        """Local training: the ranks meet now and average their parameters. Collective. Nothing to do after a meeting, and
-        where the ranks exchange gradients in every step."""
+        """Local training: the ranks meet now and average their parameters; with parameter servers every rank gets those of
+        the servers. Collective. Nothing to do where the ranks exchange gradients in every step."""
+        if self._central and self._changed and self._model is not None:
+            self._model.central_gather(False)
+            self._changed = False
         if self._local and self._since and self._model is not None:
             self._model.meet()
             self._since = 0
@@ -881,7 +927,9 @@ class Plan:
         hypers = _hyper_table(settings, count) if settings else None
         mix = None if self.augment is None else self._mix(trace, epoch)
         fed = self._fed(arrays, trace)
-        if self._local:
+        if self._central:
+            results = self._run_central(session, fed, rows, size, first, count, hypers)
+        elif self._local:
             results = self._run_alone(session, fed, rows, size, first, count, hypers, mix)
         else:
             results = session.run(fed, rows, batch=size, first=first, steps=count, hypers=hypers, mix=mix)
@@ -924,6 +972,51 @@ class Plan:
             self._after_steps(steps)
         results = np.concatenate(parts) if parts else np.zeros((0, len(self.result_names), 2))
         return np.asarray(comm.allreduce(results, "sum", self.comm))
+
+    def _run_central(
+        self,
+        session: _core.Plan,
+        fed: list[Array],
+        order: npt.NDArray[np.int64] | None,
+        size: int,
+        first: int,
+        count: int,
+        hypers: dict[str, npt.NDArray[np.float64]] | None,
+    ) -> npt.NDArray[np.float64]:
+        """Steps of this worker on its rows of each batch, or a server's part until all workers have made theirs; returns
+        the sums of all workers."""
+        results = np.zeros((count, len(self.result_names), 2))
+        if self.augment is not None:
+            raise ValueError(f"{self.augment!r} and parameter servers do not go together yet")
+        self._changed = self._changed or count > 0
+        if count and self._serves:
+            self.model.serve(-1)
+        elif count:
+            samples = len(fed[0]) if order is None else len(order)
+            for step in range(count):
+                at = (first + step) * size
+                begin, end = self.rows(min(size, samples - at))
+                if begin == end:
+                    continue
+                rows: Any = slice(at + begin, at + end)
+                if order is not None:
+                    rows = order[rows]
+                for name, table in (hypers or {}).items():
+                    for group in range(table.shape[1]):
+                        self.model.set_hyper(name, float(table[step, group]), group)
+                results[step] = session.step(
+                    [array[rows] for array in fed], local=False, batch=end - begin, update=False
+                )
+                session.push()
+            self.model.leave()
+        return np.asarray(comm.allreduce(results, "sum", self.comm))
+
+    @property
+    def servers(self) -> list[dict[str, Any]] | None:
+        """With parameter servers, of every rank: {"serves", "pushes" sent or applied, "bytes" of a push, "most_behind" and
+        "mean_behind": updates by others between a worker's pull and its push, "waits": answers that were held back}.
+        Collective. None otherwise."""
+        return comm.allgather(self.model.central_report(), self.comm) if self._central else None
 
     def _fed(self, given: Given, trace: Trace) -> list[Array]:
         """The arrays of a training step: labels once more where they are needed beside their mixtures."""

@@ -148,6 +148,25 @@ class Model:
     def get_slot(self, slot: str, name: str, /) -> npt.NDArray[np.float32]:
         """A copy of an optimizer state of one parameter. Call the plan's gather_slots() first under MPI."""
     def set_slot(self, slot: str, name: str, value: npt.ArrayLike, /) -> None: ...
+    def central(
+        self,
+        comm: Comm,
+        servers: int,
+        staleness: int,
+        compression: tuple[str, dict[str, float], bool, list[str]] | None = None,
+        /,
+    ) -> None:
+        """The last `servers` ranks of comm hold the parameters of this model; staleness below 0: no bound."""
+    def central_begin(self) -> None:
+        """Rank 0's parameters, running statistics and step reach every rank (collective)."""
+    def serve(self, pushes: int, /) -> None:
+        """Answers workers until so many pushes have been applied; below 0: until all have left."""
+    def leave(self) -> None:
+        """A worker has no more pushes in this run."""
+    def central_gather(self, slots: bool, /) -> None:
+        """The servers' parameters, and with `slots` their optimizer state, reach every rank (collective)."""
+    def central_report(self) -> dict[str, Any]:
+        """serves, pushes, bytes of a push, most_behind, mean_behind, waits."""
     def meetings(self, comm: Comm, outer: tuple[float, float] | None = None, /) -> None:
         """Sets up the meetings of local training; outer: (lr, momentum) of an outer optimizer."""
     def begin_meetings(self) -> None:
@@ -198,6 +217,8 @@ class Plan:
         step under several ranks)."""
     def rows(self, batch: int, /) -> tuple[int, int]:
         """The rows of a global batch that this rank works on: [begin, end)."""
+    def push(self) -> None:
+        """Sends the gradient of the last step(update=False) to the parameter servers and receives the parameters."""
     def step(
         self, arrays: Sequence[Any], *, local: bool = False, batch: int | None = None, update: bool = True
     ) -> npt.NDArray[np.float64]:

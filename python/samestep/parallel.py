@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .compress import Compressor
+from .compress import Compressor, PowerSGD
 
-__all__ = ["AllReduce", "LocalSGD", "Nesterov", "Parallel"]
+__all__ = ["AllReduce", "LocalSGD", "Nesterov", "Parallel", "ParameterServer"]
 
 
 class AllReduce:
@@ -70,18 +70,60 @@ class LocalSGD:
         return f"LocalSGD(period={self.period}, outer={self.outer!r}, warmup={self.warmup})"
 
 
+class ParameterServer:
+    """The last `servers` ranks hold the parameters and the optimizer's state, cut by size; the others, the workers, compute
+    gradients on their parts of each batch, push them, and go on with the parameters that come back.
+
+    mode: "async": a gradient is applied when it arrives, whatever the parameters have become since; "bounded": likewise,
+    but no worker gets more than `staleness` steps ahead of the slowest that has come: nobody waits for one that has not
+    come yet, and one that comes late is let catch up. compression: of pushes, an object of `samestep.compress` other than
+    PowerSGD.
+
+    Every push is an update, so an epoch has as many updates as there are workers times as with all-reduce, of batches that
+    are so much smaller. The order of updates is that of time: no two runs have the same bits. All ranks make the same
+    calls; a server works inside `fit` and `plan.step` until the workers have made theirs. `plan.servers` tells what came of
+    it. `plan.step` returns the loss of this worker's part, NaN on a server.
+
+    Sources: Dean and others: "Large scale distributed deep networks", 2012; Ho and others: "More effective distributed ML via
+    a stale synchronous parallel parameter server", 2013.
+    """
+
+    def __init__(
+        self, servers: int = 1, mode: str = "async", staleness: int = 4, compression: Compressor | None = None
+    ) -> None:
+        for name, value, least in (("servers", servers, 1), ("staleness", staleness, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"ParameterServer: {name} must be a whole number from {least}, not {value!r}")
+        if mode not in ("async", "bounded"):
+            raise ValueError(f"ParameterServer: mode must be 'async' or 'bounded', not {mode!r}")
+        if compression is not None and (not isinstance(compression, Compressor) or isinstance(compression, PowerSGD)):
+            raise TypeError(
+                f"ParameterServer: compression must be an object of samestep.compress other than PowerSGD, not {compression!r}"
+            )
+        self.servers, self.mode, self.staleness, self.compression = servers, mode, staleness, compression
+
+    def __repr__(self) -> str:
+        return (
+            f"ParameterServer(servers={self.servers}, mode={self.mode!r}, staleness={self.staleness}, "
+            f"compression={self.compression!r})"
+        )
+
+
 class Parallel:
     """How the ranks share the work of a training run.
 
-    exchange: `ss.AllReduce(compression=None)` (the default) or `ss.LocalSGD(period=8, outer=None)`; accumulate: the batch
-    is worked on in at least so many parts one after another, and only their sum is exchanged: memory of activations
-    falls accordingly, and no bit changes. (batch_size remains the batch of one update.)
+    exchange: `ss.AllReduce(compression=None)` (the default), `ss.ParameterServer(servers=1)` or
+    `ss.LocalSGD(period=8, outer=None)`; accumulate: the batch is worked on in at least so many parts one after another,
+    and only their sum is exchanged: memory of activations falls accordingly, and no bit changes. (batch_size remains the
+    batch of one update.)
     """
 
-    def __init__(self, *, exchange: AllReduce | LocalSGD | None = None, accumulate: int = 1) -> None:
+    def __init__(self, *, exchange: AllReduce | LocalSGD | ParameterServer | None = None, accumulate: int = 1) -> None:
         exchange = AllReduce() if exchange is None else exchange
-        if not isinstance(exchange, (AllReduce, LocalSGD)):
-            raise TypeError(f"Parallel: exchange must be ss.AllReduce(...) or ss.LocalSGD(...), not {exchange!r}")
+        if not isinstance(exchange, (AllReduce, LocalSGD, ParameterServer)):
+            raise TypeError(
+                f"Parallel: exchange must be ss.AllReduce(...), ss.ParameterServer(...) or ss.LocalSGD(...), not {exchange!r}"
+            )
         if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
             raise ValueError(f"Parallel: accumulate must be a whole number from 1, not {accumulate!r}")
         self.exchange, self.accumulate = exchange, accumulate
@@ -94,13 +136,17 @@ class Parallel:
     def local(self) -> LocalSGD | None:
         return self.exchange if isinstance(self.exchange, LocalSGD) else None
 
+    @property
+    def central(self) -> ParameterServer | None:
+        return self.exchange if isinstance(self.exchange, ParameterServer) else None
+
     def __repr__(self) -> str:
         return f"Parallel(exchange={self.exchange!r}, accumulate={self.accumulate})"
 
 
 def resolve(parallel: Any) -> Parallel:
     """The argument `parallel` of ss.compile: None, a Parallel, or an exchange alone."""
-    if parallel is None or isinstance(parallel, (AllReduce, LocalSGD)):
+    if parallel is None or isinstance(parallel, (AllReduce, LocalSGD, ParameterServer)):
         return Parallel(exchange=parallel)
     if not isinstance(parallel, Parallel):
         raise TypeError(f"parallel must be ss.Parallel(...), not {parallel!r}")

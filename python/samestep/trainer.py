@@ -233,7 +233,8 @@ class Trainer:
         """Trains the rest of an epoch and returns what it measured."""
         plan, size, ranks = self.plan, self.plan.batch_size or 1, self.plan.comm
         order = _core.permutation(len(run.given), self.seed, self.epoch) if run.shuffle else None
-        run.began, chunk, layout = time.perf_counter(), 1, plan._layout()
+        # A chunk ends with all ranks: parameter servers, whose workers go at their own pace, take an epoch at a time.
+        run.began, chunk, layout = time.perf_counter(), run.steps if plan._central else 1, plan._layout()
         with self._bar(run.steps, run.last, run.verbose) as bar:
             bar.update(self._epoch_step)
             while self._epoch_step < run.steps:
