@@ -81,7 +81,8 @@ def test_nothing_is_compressed_on_one_rank(text):
         (lambda: parallel.Nesterov(momentum=1.0), ValueError, "Nesterov: momentum"),
         (lambda: ss.ParameterServer(0), ValueError, "ParameterServer: servers"),
         (lambda: ss.ParameterServer(mode="fast"), ValueError, "ParameterServer: mode"),
-        (lambda: ss.ParameterServer(compression=compress.PowerSGD()), TypeError, "other than PowerSGD"),
+        (lambda: ss.ParameterServer(compression=compress.Int8()), ValueError, "mode 'sync' sends whole gradients"),
+        (lambda: ss.ParameterServer(1, "async", compression=compress.PowerSGD()), TypeError, "other than PowerSGD"),
         (lambda: ss.Parallel(exchange="mean"), TypeError, "Parallel: exchange"),
         (lambda: ss.Parallel(accumulate=0), ValueError, "Parallel: accumulate"),
         (lambda: ss.compile(network(), parallel=3), TypeError, "parallel must be"),
@@ -273,7 +274,7 @@ def test_one_worker_and_its_servers_are_plain_training(mpi_run):
     script = (
         PRELUDE
         + """
-net, plan = trained(None if ss.size() == 1 else ss.ParameterServer(ss.size() - 1), optimizer=optim.Adam(1e-2))
+net, plan = trained(None if ss.size() == 1 else ss.ParameterServer(ss.size() - 1, 'async'), optimizer=optim.Adam(1e-2))
 say(print=ss.fingerprint(net), report=plan.servers)
 """
     )
@@ -288,9 +289,9 @@ say(print=ss.fingerprint(net), report=plan.servers)
 @pytest.mark.parametrize(
     "way",
     [
-        "ss.ParameterServer(1)",
+        "ss.ParameterServer(1, 'async')",
         "ss.ParameterServer(2, 'bounded', staleness=1)",
-        "ss.ParameterServer(1, compression=compress.Int8())",
+        "ss.ParameterServer(1, 'async', compression=compress.Int8())",
         "ss.ParameterServer(1, 'bounded', compression=compress.TopK(0.1))",
     ],
 )
@@ -315,7 +316,8 @@ fit(6, True)
     assert second["same"]
     assert len(second["losses"]) == 6
     assert second["losses"][:3] == first["losses"]
-    assert second["accuracy"] > 0.93
+    assert second["losses"][-1] < 0.5
+    assert second["accuracy"] > 0.6  # by running statistics of batch norm, which lag behind
     servers = [item for item in second["report"] if item["serves"]]
     workers = [item for item in second["report"] if not item["serves"]]
     assert all(item["pushes"] == sum(worker["pushes"] for worker in workers) for item in servers)
@@ -361,7 +363,7 @@ def test_a_worker_that_vanishes_is_named_by_the_server(mpi_run):
         + """
 import os, signal
 net = network()
-plan = ss.compile(net, batch_size=64, parallel=ss.ParameterServer(1))
+plan = ss.compile(net, batch_size=64, parallel=ss.ParameterServer(1, 'async'))
 plan.evaluate(X, Y)
 for step in range(10_000):
     if ss.rank() == 1 and step == 20:
@@ -375,11 +377,29 @@ for step in range(10_000):
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_servers_in_step_have_the_bits_of_all_reduce(mpi_run, ranks):
+    script = (
+        PRELUDE
+        + """
+for servers in range(1, ss.size() + 1):
+    net, plan = trained(ss.ParameterServer(servers), optimizer=optim.Adam(1e-2))
+    norm, _ = trained(ss.ParameterServer(servers), clip_norm=0.5)
+    say(prints=[ss.fingerprint(net), ss.fingerprint(norm)], same=len(set(ss.allgather(ss.fingerprint(net)))))
+"""
+    )
+    alone = answers(mpi_run(script, n=1))[0]
+    found = answers(mpi_run(script, n=ranks))
+    assert len(found) == ranks
+    assert all(item == alone for item in found)
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        ("trained(ss.ParameterServer(2))", "2 ranks cannot all be servers"),
-        ("trained(ss.ParameterServer(1), optimizer=optim.Muon(0.01))", "optimizer 'muon' needs them whole"),
+        ("trained(ss.ParameterServer(2, 'async'))", "2 ranks cannot all be servers"),
+        ("trained(ss.ParameterServer(1, 'async'), optimizer=optim.Muon(0.01))", "optimizer 'muon' needs them whole"),
     ],
 )
 def test_servers_that_cannot_be(mpi_run, call, text):

@@ -111,12 +111,12 @@ static int read_compression(PyObject *compression, ss_compression_options *o, ss
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"graph", "comm", "optimizer", "hypers", "threads", "pin", "backend", "isa", "seed", "groups", "clip_norm", "clip_value", "lookahead", "average",
-                            "bf16", "compression", NULL};
+                            "bf16", "compression", "owners", NULL};
     graph_object *graph;
     comm_object *comm;
     const char *optimizer = NULL, *backend = "native", *isa = NULL;
     PyObject *hypers = NULL, *groups = NULL, *lookahead = NULL, *average = NULL, *compression = NULL;
-    int threads = 1, pin = 0, bf16 = 0, count = 0;
+    int threads = 1, pin = 0, bf16 = 0, count = 0, owners = 0;
     unsigned long long seed = 0;
     double clip_norm = 0, clip_value = 0;
     ss_attr *attrs = NULL, *of_compression = NULL;
@@ -124,10 +124,11 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     ss_error err;
     binding_state *state = PyType_GetModuleState(type);
     if (!state) return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|$zOipszKOddOOpO:Model", names, state->graph, &graph, state->comm, &comm, &optimizer, &hypers, &threads,
-                                     &pin, &backend, &isa, &seed, &groups, &clip_norm, &clip_value, &lookahead, &average, &bf16, &compression))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!|$zOipszKOddOOpOi:Model", names, state->graph, &graph, state->comm, &comm, &optimizer, &hypers, &threads,
+                                     &pin, &backend, &isa, &seed, &groups, &clip_norm, &clip_value, &lookahead, &average, &bf16, &compression, &owners))
         return NULL;
-    ss_model_options o = {.optimizer = optimizer, .threads = threads, .pin = pin, .bf16 = bf16, .seed = seed, .clip_norm = clip_norm, .clip_value = clip_value};
+    ss_model_options o = {.optimizer = optimizer, .threads = threads, .pin = pin, .bf16 = bf16, .seed = seed, .clip_norm = clip_norm, .clip_value = clip_value,
+                          .owners = owners};
     if (lookahead && lookahead != Py_None && !PyArg_ParseTuple(lookahead, "Ld;lookahead must be (k, alpha)", &o.lookahead, &o.lookahead_alpha)) return NULL;
     if (read_average(average, &o)) return NULL;
     if (threads < 1 || threads > 1024) return PyErr_Format(PyExc_ValueError, "threads=%d must be between 1 and 1024", threads);

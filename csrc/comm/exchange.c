@@ -35,7 +35,7 @@ typedef struct bucket {
 
 struct ss_exchange {
     ss_transport *t;
-    int rank, size, buckets;
+    int rank, size, owners, buckets;
     int32_t lanes;
     int64_t bytes;
     bool failed; /* requests may be lost: nothing more can be exchanged */
@@ -53,15 +53,18 @@ struct ss_exchange {
 
 /* ---- layout ---- */
 
-static void piece(int64_t begin, int64_t end, int rank, int size, int64_t *piece_begin, int64_t *piece_end) {
-    ss_split(end - begin, GRAIN, rank, size, piece_begin, piece_end);
+/* The last `owners` ranks share a bucket; those before them have empty pieces at its beginning. */
+static void piece(int64_t begin, int64_t end, int rank, int size, int owners, int64_t *piece_begin, int64_t *piece_end) {
+    const int owner = rank - (size - owners);
+    *piece_begin = *piece_end = 0;
+    if (owner >= 0) ss_split(end - begin, GRAIN, owner, owners, piece_begin, piece_end);
     *piece_begin += begin;
     *piece_end += begin;
 }
 
 void ss_exchange_piece(const ss_exchange *x, int bucket, int rank, int64_t *begin, int64_t *end) {
     assert(bucket >= 0 && bucket < x->buckets && rank >= 0 && rank < x->size);
-    piece(x->bucket[bucket].begin, x->bucket[bucket].end, rank, x->size, begin, end);
+    piece(x->bucket[bucket].begin, x->bucket[bucket].end, rank, x->size, x->owners, begin, end);
 }
 
 static int64_t row_length(const bucket *b) { return ss_round_up(b->own_end - b->own_begin, GRAIN); }
@@ -132,14 +135,16 @@ static flight board(ss_exchange *x, int64_t *used, int64_t count) {
     return f;
 }
 
-ss_status ss_exchange_create(ss_transport *t, int64_t elements, const int64_t *bucket_begin, int buckets, int32_t lanes, ss_exchange **out, ss_error *err) {
+ss_status ss_exchange_create_on(ss_transport *t, int64_t elements, const int64_t *bucket_begin, int buckets, int32_t lanes, int owners, ss_exchange **out, ss_error *err) {
     ss_status status = check(t, elements, bucket_begin, buckets, lanes, err);
+    if (status == SS_OK && (owners < 0 || owners > t->size)) status = SS_FAIL(err, SS_ERR_VALUE, "%d owners of gradients among %d ranks", owners, t->size);
     if (status != SS_OK) return status;
     ss_exchange *x = ss_calloc(1, sizeof *x);
     if (!x) return SS_FAIL(err, SS_ERR_MEMORY, "no memory for an exchange of gradients");
     x->t = t;
     x->rank = t->rank;
     x->size = t->size;
+    x->owners = owners ? owners : t->size;
     x->lanes = lanes;
     SS_TRY(take(x, buckets, sizeof *x->bucket, &x->bucket, err));
     SS_TRY(take(x, lanes, sizeof *x->lane, &x->lane, err));

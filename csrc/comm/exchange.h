@@ -13,10 +13,14 @@
 typedef struct ss_exchange ss_exchange;
 
 /* elements: length of the gradient vector. bucket_begin[buckets + 1]: cuts of it from 0 to elements, multiples of 16 (the last may be any), in the order in which buckets
- * will be posted. lanes: V. All ranks give equal arguments. Allocates all it will need, for every batch size: later calls allocate nothing.
+ * will be posted. lanes: V. owners: so many of the last ranks own pieces; 0: all. All ranks give equal arguments. Allocates all it will need, for every batch size: later calls allocate nothing.
  * Memory: staging for every other rank's blocks of this rank's piece of each bucket, the requests, and tables of V entries.
  * SS_ERR_VALUE: cuts that do not fit, more ranks than lanes, too many lanes or buckets. The transport must outlive the exchange. */
-ss_status ss_exchange_create(ss_transport *t, int64_t elements, const int64_t *bucket_begin, int buckets, int32_t lanes, ss_exchange **out, ss_error *err);
+ss_status ss_exchange_create_on(ss_transport *t, int64_t elements, const int64_t *bucket_begin, int buckets, int32_t lanes, int owners, ss_exchange **out, ss_error *err);
+/* All ranks own pieces. */
+static inline ss_status ss_exchange_create(ss_transport *t, int64_t elements, const int64_t *bucket_begin, int buckets, int32_t lanes, ss_exchange **out, ss_error *err) {
+    return ss_exchange_create_on(t, elements, bucket_begin, buckets, lanes, 0, out, err);
+}
 /* Requests that are still pending after a failure are given up. NULL is allowed. Free it before the partials and the data of the round. */
 void ss_exchange_free(ss_exchange *x);
 /* Bytes that create holds for staging and requests. */

@@ -153,7 +153,7 @@ ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_opt
     ss_model *m = ss_calloc(1, sizeof *m);
     if (!m) goto no_memory;
     *m = (ss_model){.transport = t, .isa = o->isa, .backend = o->backend, .threads = o->threads, .bf16 = o->bf16, .seed = o->seed, .kernels = ss_kernels_for(o->isa), .slow = -1, .mean = -1,
-                    .groups = o->groups + 1};
+                    .groups = o->groups + 1, .owners = o->owners};
     atomic_flag_clear(&m->busy);
     if (!m->kernels) {
         status = SS_FAIL(err, SS_ERR_VALUE, "this processor does not run the instruction set '%s'", ss_isa_name(o->isa));

@@ -71,6 +71,7 @@ typedef struct ss_model {
     double *square;               /* [squares] sums of squares of the blocks of all gradients, then one a parameter */
     int64_t squares;
 
+    int owners;                  /* of pieces of the parameters in the exchange: so many of the last ranks; 0: all */
     ss_compression *compression; /* of the exchange of gradients; NULL: none, or a single rank */
 
     int slow, mean; /* slots of lookahead and of the average, or -1 */
@@ -111,6 +112,7 @@ typedef struct ss_model_options {
     bool warmup;
     int64_t start, every; /* SWA: the mean of the parameters after steps start, start + every, ... */
     ss_compression_options compression;
+    int owners; /* of pieces of the parameters: so many of the last ranks; 0: all */
     int threads;
     bool pin;
     ss_backend backend;

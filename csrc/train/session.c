@@ -146,7 +146,7 @@ static ss_status make_exchange(ss_session *s, ss_error *err) {
         cuts[b] = s->bucket[b].begin;
         cuts[b + 1] = s->bucket[b].end;
     }
-    ss_status status = ss_exchange_create(s->model->transport, s->gradient_elements, cuts, s->buckets, s->schedule->lanes, &s->exchange, err);
+    ss_status status = ss_exchange_create_on(s->model->transport, s->gradient_elements, cuts, s->buckets, s->schedule->lanes, s->model->owners, &s->exchange, err);
     ss_free(cuts);
     return status;
 }

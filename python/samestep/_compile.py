@@ -280,6 +280,8 @@ class Plan:
             raise ValueError(
                 f"{self._central!r}: {self.comm.size} ranks cannot all be servers: start more ranks, or have fewer servers"
             )
+        if 1 < self.comm.size < self.parallel.owners:
+            raise ValueError(f"{self.parallel.exchange!r}: there are only {self.comm.size} ranks")
         if self.comm.size == 1:
             self._central = None  # a single rank has nobody to ask
         # The ranks that take a step together, and the number of those that share the samples of a batch.
@@ -519,6 +521,7 @@ class Plan:
                 seed=self.seed,
                 bf16=self.precision == "bf16",
                 compression=None if compression is None else compression._core(sizes),
+                owners=self.parallel.owners if self.comm.size > 1 else 0,
             )
             if self.comm.rank == 0:
                 for name, item in trace.stored.items():

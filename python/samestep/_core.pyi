@@ -117,10 +117,11 @@ class Model:
         average: tuple[str, float, int] | None = None,
         bf16: bool = False,
         compression: tuple[str, dict[str, float], bool, list[str]] | None = None,
+        owners: int = 0,
     ) -> Model:
         """groups: names of parameters and their settings, groups 1, 2, ...; clip_*: 0 is off, infinity measures only;
         lookahead: (k, alpha); average: ("ema", decay, warmup) or ("swa", start, every); compression: (compressor, its
-        settings, error feedback, names of the parameters it is for)."""
+        settings, error feedback, names of the parameters it is for); owners: so many of the last ranks update parameters (0: all)."""
     threads: int
     backend: str
     isa: str

@@ -71,31 +71,36 @@ class LocalSGD:
 
 
 class ParameterServer:
-    """The last `servers` ranks hold the parameters and the optimizer's state, cut by size; the others, the workers, compute
-    gradients on their parts of each batch, push them, and go on with the parameters that come back.
+    """The last `servers` ranks hold the parameters and the optimizer's state, cut by size.
 
-    mode: "async": a gradient is applied when it arrives, whatever the parameters have become since; "bounded": likewise,
-    but no worker gets more than `staleness` steps ahead of the slowest that has come: nobody waits for one that has not
-    come yet, and one that comes late is let catch up. compression: of pushes, an object of `samestep.compress` other than
-    PowerSGD.
+    mode: "sync": all ranks work on each batch, the servers sum the gradients, update, and send the parameters back: the
+    bits of all-reduce, at any number of ranks and servers. "async": the servers only serve; the others, the workers, push
+    gradients of their parts of each batch, and a gradient is applied when it arrives, whatever the parameters have become
+    since. "bounded": likewise, but no worker gets more than `staleness` steps ahead of the slowest that has come: nobody
+    waits for one that has not come yet, and one that comes late is let catch up. compression: of pushes in the latter two,
+    an object of `samestep.compress` other than PowerSGD.
 
-    Every push is an update, so an epoch has as many updates as there are workers times as with all-reduce, of batches that
-    are so much smaller. The order of updates is that of time: no two runs have the same bits. All ranks make the same
-    calls; a server works inside `fit` and `plan.step` until the workers have made theirs. `plan.servers` tells what came of
-    it. `plan.step` returns the loss of this worker's part, NaN on a server.
+    Without "sync" every push is an update, so an epoch has as many updates as there are workers times as with all-reduce,
+    of batches that are so much smaller, and no two runs have the same bits: the order of updates is that of time. All
+    ranks make the same calls; a server works inside `fit` and `plan.step` until the workers have made theirs.
+    `plan.servers` tells what came of it. `plan.step` returns the loss of this worker's part, NaN on a server.
 
     Sources: Dean and others: "Large scale distributed deep networks", 2012; Ho and others: "More effective distributed ML via
     a stale synchronous parallel parameter server", 2013.
     """
 
     def __init__(
-        self, servers: int = 1, mode: str = "async", staleness: int = 4, compression: Compressor | None = None
+        self, servers: int = 1, mode: str = "sync", staleness: int = 4, compression: Compressor | None = None
     ) -> None:
         for name, value, least in (("servers", servers, 1), ("staleness", staleness, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"ParameterServer: {name} must be a whole number from {least}, not {value!r}")
-        if mode not in ("async", "bounded"):
-            raise ValueError(f"ParameterServer: mode must be 'async' or 'bounded', not {mode!r}")
+        if mode not in ("sync", "async", "bounded"):
+            raise ValueError(f"ParameterServer: mode must be 'sync', 'async' or 'bounded', not {mode!r}")
+        if mode == "sync" and compression is not None:
+            raise ValueError(
+                "ParameterServer: mode 'sync' sends whole gradients; ss.AllReduce(compression) compresses them"
+            )
         if compression is not None and (not isinstance(compression, Compressor) or isinstance(compression, PowerSGD)):
             raise TypeError(
                 f"ParameterServer: compression must be an object of samestep.compress other than PowerSGD, not {compression!r}"
@@ -138,7 +143,15 @@ class Parallel:
 
     @property
     def central(self) -> ParameterServer | None:
-        return self.exchange if isinstance(self.exchange, ParameterServer) else None
+        """Parameter servers without rounds."""
+        return self.exchange if isinstance(self.exchange, ParameterServer) and self.exchange.mode != "sync" else None
+
+    @property
+    def owners(self) -> int:
+        """So many of the last ranks update parameters; 0: all."""
+        return (
+            self.exchange.servers if isinstance(self.exchange, ParameterServer) and self.exchange.mode == "sync" else 0
+        )
 
     def __repr__(self) -> str:
         return f"Parallel(exchange={self.exchange!r}, accumulate={self.accumulate})"
