@@ -150,6 +150,7 @@ def test_compressed_training_learns_and_agrees(mpi_run, ranks):
 for text in {ALL!r}:
     net, plan = trained(ss.AllReduce(eval("compress." + text)), steps=80)
     prints = ss.allgather(ss.fingerprint(net))
+    assert f"{{plan.compression['bytes']}} bytes a step" in str(plan.explain())
     say(text=text, same=len(set(prints)) == 1, print=prints[0], loss=plan.evaluate(X, Y)["loss"], **plan.compression)
 """
     )

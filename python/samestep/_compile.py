@@ -1180,7 +1180,23 @@ class Plan:
         memory = {"forecast": sum(part["total"] for part in laid)}
         if analyze:
             memory["grown"] = resident() - self._resident
-        return Explanation(session.explain(), session.bytes(), model.bytes(), memory, analyze)
+        described = session.explain()
+        described["exchange"] = self._exchange_in_words() or described["exchange"]
+        return Explanation(described, session.bytes(), model.bytes(), memory, analyze)
+
+    def _exchange_in_words(self) -> str:
+        """What `explain` says of an exchange other than the plain one."""
+        if self._central:
+            bound = f", at most {self._central.staleness} steps ahead" if self._central.mode == "bounded" else ""
+            return f"pushes to {self._central.servers} of {self.comm.size} ranks, applied as they come{bound}"
+        if self._local:
+            return f"none in a step, {self.comm.size} ranks meet every {self._local.period} steps"
+        packed = self.compression
+        if packed is not None:
+            return f"compressed by {packed['name']}, {packed['bytes']} bytes a step from each rank instead of {packed['plain_bytes']}"
+        if self.parallel.owners and self.comm.size > 1:
+            return f"direct reduce-scatter in lane order to {self.parallel.owners} of {self.comm.size} ranks, which update and send to all"
+        return ""
 
     def __repr__(self) -> str:
         laid = f"{self.comm.size} ranks, {self.threads} threads, " + (
