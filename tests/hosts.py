@@ -171,7 +171,8 @@ class Hosts:
         environ = {**(os.environ if env is None else env), "TMPDIR": str(self._folder / self.names[host])}
         line = [*_enter(self._pids[host], "-n", "-u", "-m", "-i", "-p"), "sh", "-c", 'cd "$0" && exec "$@"']
         line += [str(cwd or Path.cwd()), *argv]
-        return subprocess.Popen(line, env=environ, stdin=subprocess.DEVNULL, text=True, start_new_session=True, **popen)
+        popen.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.Popen(line, env=environ, text=True, start_new_session=True, **popen)
 
     def run(
         self,
