@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 import hosts as network
-from conftest import run_job
+from conftest import ROOT, run_job
 from samestep import _launch
 
 pytestmark = [
@@ -252,6 +253,26 @@ def test_a_rank_that_is_stopped(three: network.Hosts, tmp_path: Path) -> None:
     assert {end["kind"] for end in ended.values()} == {"RankFailed"}
     assert any("rank 1 did not answer" in end["text"] for end in ended.values()), ended
     assert "rank 1 did not answer" in job.stderr
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_all_reduce(tmp_path: Path) -> None:
+    """It builds its program, measures on the node and between hosts, and writes what it says."""
+    if not (shutil.which("make") and shutil.which("gcc")):
+        pytest.skip("needs make and gcc")
+    line = [sys.executable, str(ROOT / "benchmarks" / "allreduce.py"), "--places", "node", "1000", "--ranks", "3"]
+    line += ["--rounds", "1", "--seconds", "0.01", "--largest", "4096", "--json", str(tmp_path / "json")]
+    done = run_job([*line, "--markdown", str(tmp_path / "markdown")], os.environ, 180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "json").read_text())
+    assert [(table["place"], table["ranks"]) for table in result["tables"]] == [("node", 3), ("1000", 3)]
+    for table in result["tables"]:
+        assert [item["bytes"] for item in table["sizes"]] == [1024, 4096]
+        for item in table["sizes"]:
+            assert {"samestep, 64 lanes", "samestep, 48 lanes", "mpi"} <= set(item["ms"])
+            assert min(item["ms"].values()) > 0 and item["blocks"]["samestep, 48 lanes"] == 1
+    assert result["tables"][1]["sizes"][0]["bound_ms"] == pytest.approx(4 / 3 * 1024 * 8 / 1e9 * 1e3)
+    assert (tmp_path / "markdown").read_text().count("| 4 KiB |") == 2
 
 
 def test_the_hosts_themselves(tmp_path: Path) -> None:
