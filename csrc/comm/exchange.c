@@ -1,4 +1,5 @@
-/* The exchange: gradients go straight from the partials to the owners of the pieces, one message per block and peer, without a copy; parameters come back the same way.
+/* The exchange: gradients go straight from the partials to the owners of the pieces, one message per block and peer, without a copy; parameters come back the same way. Between hosts a message
+ * is cut into parts of the size that the transport prefers.
  *
  * All messages of a bucket from one rank to another have one tag and are posted in block order on both sides, so they need no other label, and a rank that is a round ahead does no harm.
  * Pieces without elements cost no message. Everything is laid out at creation for a batch that fills all lanes: fewer lanes with samples never make more blocks.
@@ -93,15 +94,33 @@ static void plan_round(ss_exchange *x, int64_t batch) {
     x->planned = (int32_t)ss_min(batch, x->lanes);
 }
 
-/* Peers whose piece of the bucket has elements. */
-static int owners_apart(const ss_exchange *x, int index) {
-    int owners = 0;
+/* Elements of a message between this rank and a peer, which sees it the same way. */
+static int64_t part_of(const ss_exchange *x, int peer) {
+    const ss_transport *t = x->t;
+    return t->apart && t->apart[peer] && t->part ? ss_max(GRAIN, (int64_t)(t->part / sizeof(float))) : INT64_MAX;
+}
+
+/* Messages that `count` elements make. */
+static int64_t parts(const ss_exchange *x, int64_t count, int peer) { return count > 0 ? (count - 1) / part_of(x, peer) + 1 : 0; }
+
+/* Messages of a bucket in a round. */
+typedef struct traffic {
+    int64_t gradients_in, gradients_out, parameters;
+} traffic;
+
+static traffic traffic_of(const ss_exchange *x, int index) {
+    const bucket *b = &x->bucket[index];
+    traffic n = {0, 0, 0};
     for (int r = 0; r < x->size; r++) {
         int64_t begin, end;
+        if (r == x->rank) continue;
         ss_exchange_piece(x, index, r, &begin, &end);
-        if (r != x->rank && begin < end) owners++;
+        int64_t own = parts(x, b->own_end - b->own_begin, r), theirs = parts(x, end - begin, r);
+        n.gradients_in += own * (x->first_block[r + 1] - x->first_block[r]);
+        n.gradients_out += theirs * own_blocks(x);
+        n.parameters += own + theirs;
     }
-    return owners;
+    return n;
 }
 
 static ss_status check(const ss_transport *t, int64_t elements, const int64_t *cut, int buckets, int32_t lanes, ss_error *err) {
@@ -160,12 +179,11 @@ ss_status ss_exchange_create_on(ss_transport *t, int64_t elements, const int64_t
         b->begin = bucket_begin[i];
         b->end = bucket_begin[i + 1];
         ss_exchange_piece(x, i, x->rank, &b->own_begin, &b->own_end);
-        bool owner = b->own_begin < b->own_end;
-        int owners = owners_apart(x, i);
         int64_t rows;
         if (!ss_mul(row_length(b), other_blocks(x), &rows) || !ss_add(staged, rows, &staged))
             SS_TRY(SS_FAIL(err, SS_ERR_MEMORY, "the exchange of %lld gradients overflows", (long long)elements));
-        requests += (owner ? other_blocks(x) : 0) + (int64_t)owners * own_blocks(x) + (owner ? x->size - 1 : 0) + owners;
+        traffic n = traffic_of(x, i);
+        requests += n.gradients_in + n.gradients_out + n.parameters;
     }
     SS_TRY(take(x, requests, sizeof *x->request, &x->request, err));
     SS_TRY(take(x, requests, sizeof *x->peer, &x->peer, err));
@@ -175,13 +193,12 @@ ss_status ss_exchange_create_on(ss_transport *t, int64_t elements, const int64_t
     float *row = x->staging;
     for (int i = 0; i < buckets; i++) {
         bucket *b = &x->bucket[i];
-        bool owner = b->own_begin < b->own_end;
-        int owners = owners_apart(x, i);
+        traffic n = traffic_of(x, i);
         b->staging = row;
         if (row) row += row_length(b) * other_blocks(x);
-        b->gradients_in = board(x, &used, owner ? other_blocks(x) : 0);
-        b->gradients_out = board(x, &used, (int64_t)owners * own_blocks(x));
-        b->parameters = board(x, &used, (owner ? x->size - 1 : 0) + owners);
+        b->gradients_in = board(x, &used, n.gradients_in);
+        b->gradients_out = board(x, &used, n.gradients_out);
+        b->parameters = board(x, &used, n.parameters);
     }
     assert(used == requests);
     *out = x;
@@ -246,17 +263,29 @@ static ss_status usable(const ss_exchange *x, ss_error *err) {
 }
 
 static ss_status start_send(ss_exchange *x, flight *f, const float *data, int64_t count, int peer, int tag, ss_error *err) {
-    ss_status status = x->t->send(x->t, data, (size_t)count * sizeof *data, peer, tag, &f->request[f->count], err);
-    if (status == SS_OK) f->peer[f->count++] = peer;
-    else x->failed = true;
-    return status;
+    int64_t part = part_of(x, peer);
+    for (int64_t at = 0; at < count; at += ss_min(part, count - at)) {
+        ss_status status = x->t->send(x->t, data + at, (size_t)ss_min(part, count - at) * sizeof *data, peer, tag, &f->request[f->count], err);
+        if (status != SS_OK) {
+            x->failed = true;
+            return status;
+        }
+        f->peer[f->count++] = peer;
+    }
+    return SS_OK;
 }
 
 static ss_status start_receive(ss_exchange *x, flight *f, float *data, int64_t count, int peer, int tag, ss_error *err) {
-    ss_status status = x->t->receive(x->t, data, (size_t)count * sizeof *data, peer, tag, &f->request[f->count], err);
-    if (status == SS_OK) f->peer[f->count++] = peer;
-    else x->failed = true;
-    return status;
+    int64_t part = part_of(x, peer);
+    for (int64_t at = 0; at < count; at += ss_min(part, count - at)) {
+        ss_status status = x->t->receive(x->t, data + at, (size_t)ss_min(part, count - at) * sizeof *data, peer, tag, &f->request[f->count], err);
+        if (status != SS_OK) {
+            x->failed = true;
+            return status;
+        }
+        f->peer[f->count++] = peer;
+    }
+    return SS_OK;
 }
 
 /* Row of staging of a block, counted over all ranks, that is not an own one. */

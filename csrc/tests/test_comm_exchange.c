@@ -16,6 +16,8 @@ typedef struct setting {
     ss_sim_options network;
     bool together;  /* post everything at once, and begin a round when all ranks have ended the last */
     bool identical; /* batch and numbers are the same in each round */
+    int per_host;   /* ranks on one host; 0: all of them */
+    int64_t part;   /* elements of a message between hosts, at most */
 } setting;
 
 typedef struct player {
@@ -23,6 +25,7 @@ typedef struct player {
     int round, next_bucket, blocks;
     bool begun, folded[MOST_BUCKETS];
     float *partials, *fold, *data;
+    bool *apart;
 } player;
 
 typedef struct outcome {
@@ -41,23 +44,25 @@ static float *vector(int64_t elements) {
     return v;
 }
 
+static bool apart(const setting *s, int one, int other) { return s->per_host && one / s->per_host != other / s->per_host; }
+
 /* Cuts of every rank's piece, and messages and bytes of a round, from the definition. */
 static void expected_traffic(const setting *s, int64_t batch, uint64_t *messages, uint64_t *bytes) {
     ss_span *blocks = malloc(sizeof *blocks * SS_MAX_LANES);
-    int total = 0, *owed = malloc(sizeof *owed * (size_t)s->ranks);
-    for (int r = 0; r < s->ranks; r++) {
-        owed[r] = tree_blocks(0, s->lanes, ss_rank_lanes(r, s->ranks, s->lanes), s->lanes, batch, blocks);
-        total += owed[r];
-    }
+    int *owed = malloc(sizeof *owed * (size_t)s->ranks);
+    for (int r = 0; r < s->ranks; r++) owed[r] = tree_blocks(0, s->lanes, ss_rank_lanes(r, s->ranks, s->lanes), s->lanes, batch, blocks);
     for (int b = 0; b < s->buckets; b++) {
         int64_t units = (s->cut[b + 1] - s->cut[b] + 15) / 16;
         for (int owner = 0; owner < s->ranks; owner++) {
             int64_t first = units * owner / s->ranks * 16, last = units * (owner + 1) / s->ranks * 16;
             if (last > s->cut[b + 1] - s->cut[b]) last = s->cut[b + 1] - s->cut[b];
             if (first >= last) continue;
-            uint64_t here = (uint64_t)(total - owed[owner]) + (uint64_t)(s->ranks - 1);
-            *messages += here;
-            *bytes += here * (uint64_t)(last - first) * sizeof(float);
+            for (int r = 0; r < s->ranks; r++) {
+                if (r == owner) continue;
+                uint64_t here = (uint64_t)owed[r] + 1;
+                *messages += here * (uint64_t)(apart(s, r, owner) ? (last - first + s->part - 1) / s->part : 1);
+                *bytes += here * (uint64_t)(last - first) * sizeof(float);
+            }
         }
     }
     free(blocks);
@@ -151,8 +156,16 @@ static void make_players(const setting *s, ss_sim *sim, player *players) {
     ss_span blocks[64];
     for (int r = 0; r < s->ranks; r++) {
         player *p = &players[r];
+        ss_transport *t = ss_sim_transport(sim, r);
+        if (s->per_host) {
+            p->apart = calloc((size_t)s->ranks, sizeof *p->apart);
+            CHECK(p->apart != NULL);
+            for (int other = 0; other < s->ranks; other++) p->apart[other] = apart(s, r, other);
+            t->apart = p->apart;
+            t->part = (size_t)s->part * sizeof(float);
+        }
         uint64_t before = ss_alloc_bytes();
-        CHECK_OK(ss_exchange_create(ss_sim_transport(sim, r), elements, s->cut, s->buckets, s->lanes, &p->x, &err));
+        CHECK_OK(ss_exchange_create(t, elements, s->cut, s->buckets, s->lanes, &p->x, &err));
         CHECK(ss_exchange_bytes(p->x) <= (int64_t)(ss_alloc_bytes() - before) && ss_exchange_bytes(p->x) + 4096 >= (int64_t)(ss_alloc_bytes() - before));
         int most = tree_blocks(0, s->lanes, ss_rank_lanes(r, s->ranks, s->lanes), s->lanes, s->lanes, blocks);
         p->partials = vector(most * (elements + 16));
@@ -169,6 +182,7 @@ static void free_players(const setting *s, player *players) {
         free(players[r].partials);
         free(players[r].fold);
         free(players[r].data);
+        free(players[r].apart);
     }
     free(players);
 }
@@ -249,6 +263,22 @@ static void many_lanes(void) {
         run(&s);
     }
     group_passed("64 to 1024 lanes");
+}
+
+/* Between hosts messages are cut into parts; the ranks of one host send each other whole ones. */
+static void several_hosts(void) {
+    for (int i = 0; i < 60; i++) {
+        setting s = base_setting(16 + i % 9, 2 + i % 7);
+        s.network.seed = 500u + (uint64_t)i;
+        s.per_host = 1 + i % 3;
+        s.part = 16 + i % 4 * 24; /* some divide a piece, some leave a rest */
+        s.buckets = 3;
+        s.cut[1] = 800, s.cut[2] = 816, s.cut[3] = 1999;
+        s.rounds = 3;
+        s.batch[0] = s.lanes * 3, s.batch[1] = s.lanes / 2, s.batch[2] = s.lanes * 2 - 1;
+        run(&s);
+    }
+    group_passed("messages between hosts in parts");
 }
 
 static void thousand_ranks(void) {
@@ -407,6 +437,7 @@ static void unended_round(void) {
 int main(void) {
     every_small_size();
     many_lanes();
+    several_hosts();
     slow_rank_and_running_ahead();
     no_allocation();
     dead_rank();
