@@ -400,10 +400,12 @@ for servers in range(1, ss.size() + 1):
     ("call", "text"),
     [
         ("trained(ss.ParameterServer(2, 'async'))", "2 ranks cannot all be servers"),
+        ("trained(ss.ParameterServer(1, 'async'), clip_norm=1.0)", "clip_norm and ParameterServer"),
+        ("trained(ss.LocalSGD(2), average=optim.EMA(0.9))", "average and LocalSGD"),
         ("trained(ss.ParameterServer(1, 'async'), optimizer=optim.Muon(0.01))", "optimizer 'muon' needs them whole"),
     ],
 )
-def test_servers_that_cannot_be(mpi_run, call, text):
+def test_ways_that_cannot_be(mpi_run, call, text):
     done = mpi_run(PRELUDE + call, n=2, check=False)
     assert done.returncode != 0
     assert text in done.stderr

@@ -284,6 +284,14 @@ class Plan:
             raise ValueError(f"{self.parallel.exchange!r}: there are only {self.comm.size} ranks")
         if self.comm.size == 1:
             self._central = None  # a single rank has nobody to ask
+        exchange = type(self.parallel.exchange).__name__
+        for given, argument, modes in (
+            (self.average, "average", (self._local, self._central)),
+            (self.clip_norm, "clip_norm", (self._central,)),
+            (augment, "augment", (self._central,)),
+        ):
+            if given is not None and any(modes):
+                raise ValueError(f"{argument} and {exchange}, where no rank sees every step, do not go together")
         # The ranks that take a step together, and the number of those that share the samples of a batch.
         self._work = _alone() if self._local or self._central else self.comm
         self._workers = self.comm.size - (self._central.servers if self._central else 0)
@@ -851,8 +859,6 @@ class Plan:
                     sum(k * total // self._workers < (k + 1) * total // self._workers for k in range(self._workers))
                 )
                 return math.nan
-        if self._central and self.augment is not None:
-            raise ValueError(f"{self.augment!r} and parameter servers do not go together yet")
         arrays = [array if local else array[begin:end] for array in self._fed(given, trace)]
         if end > begin:
             if self._central:
@@ -989,8 +995,6 @@ class Plan:
         """Steps of this worker on its rows of each batch, or a server's part until all workers have made theirs; returns
         the sums of all workers."""
         results = np.zeros((count, len(self.result_names), 2))
-        if self.augment is not None:
-            raise ValueError(f"{self.augment!r} and parameter servers do not go together yet")
         self._changed = self._changed or count > 0
         if count and self._serves:
             self.model.serve(-1)
