@@ -284,13 +284,14 @@ class Plan:
             raise ValueError(f"{self.parallel.exchange!r}: there are only {self.comm.size} ranks")
         if self.comm.size == 1:
             self._central = None  # a single rank has nobody to ask
-        exchange = type(self.parallel.exchange).__name__
-        for given, argument, modes in (
-            (self.average, "average", (self._local, self._central)),
-            (self.clip_norm, "clip_norm", (self._central,)),
-            (augment, "augment", (self._central,)),
-        ):
-            if given is not None and any(modes):
+        refused = {
+            "average": average is not None and bool(self._local or self._central),
+            "clip_norm": clip_norm is not None and bool(self._central),
+            "augment": augment is not None and bool(self._central),
+        }
+        for argument, wrong in refused.items():
+            if wrong:
+                exchange = type(self.parallel.exchange).__name__
                 raise ValueError(f"{argument} and {exchange}, where no rank sees every step, do not go together")
         # The ranks that take a step together, and the number of those that share the samples of a batch.
         self._work = _alone() if self._local or self._central else self.comm
