@@ -412,6 +412,25 @@ def test_ways_that_cannot_be(mpi_run, call, text):
 
 
 @pytest.mark.mpi
+def test_explain_tells_how_much_of_the_exchange_is_hidden(mpi_run):
+    script = (
+        PRELUDE
+        + """
+net, plan = trained(None, steps=3)
+plan.explain(analyze=True)
+for _ in range(5):
+    plan.step(X[:64], Y[:64])
+found = plan.explain(analyze=True)
+say(text=str(found), exchanges=found.data["exchanges"], span=found.data["exchange_seconds"], blocked=found.data["blocked_seconds"])
+"""
+    )
+    found = answers(mpi_run(script, n=2))[0]
+    assert found["exchanges"] == 5
+    assert 0 < found["blocked"] <= found["span"]
+    assert "of which the rank worked in" in found["text"]
+
+
+@pytest.mark.mpi
 def test_a_batch_without_samples_for_a_rank_is_refused(mpi_run):
     done = mpi_run(PRELUDE + "trained(ss.LocalSGD(2), batch=1)", n=2, check=False)
     assert done.returncode != 0
