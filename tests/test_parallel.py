@@ -358,13 +358,22 @@ for mode in ("bounded", "async"):
 
 
 @pytest.mark.mpi
-def test_a_worker_that_vanishes_is_named_by_the_server(mpi_run):
+@pytest.mark.parametrize(
+    "way",
+    [
+        "ss.ParameterServer(1, 'async')",
+        "ss.AllReduce(compress.Int8())",
+        "ss.AllReduce(compress.TopK())",
+        "ss.LocalSGD(4)",
+    ],
+)
+def test_a_rank_that_vanishes_is_noticed(mpi_run, way):
     script = (
         PRELUDE
-        + """
+        + f"""
 import os, signal
 net = network()
-plan = ss.compile(net, batch_size=64, parallel=ss.ParameterServer(1, 'async'))
+plan = ss.compile(net, batch_size=64, parallel={way})
 plan.evaluate(X, Y)
 for step in range(10_000):
     if ss.rank() == 1 and step == 20:
@@ -375,6 +384,7 @@ for step in range(10_000):
     done = mpi_run(script, n=3, check=False, timeout=60, env={"SAMESTEP_TIMEOUT": "3"})
     assert done.returncode != 0
     assert "RankFailed" in done.stderr
+    assert "1 did not answer" in done.stderr or "1, 2 did not answer" in done.stderr, done.stderr
 
 
 @pytest.mark.mpi
@@ -409,6 +419,25 @@ def test_ways_that_cannot_be(mpi_run, call, text):
     done = mpi_run(PRELUDE + call, n=2, check=False)
     assert done.returncode != 0
     assert text in done.stderr
+
+
+@pytest.mark.mpi
+def test_explain_tells_how_much_of_the_exchange_is_hidden(mpi_run):
+    script = (
+        PRELUDE
+        + """
+net, plan = trained(None, steps=3)
+plan.explain(analyze=True)
+for _ in range(5):
+    plan.step(X[:64], Y[:64])
+found = plan.explain(analyze=True)
+say(text=str(found), exchanges=found.data["exchanges"], span=found.data["exchange_seconds"], blocked=found.data["blocked_seconds"])
+"""
+    )
+    found = answers(mpi_run(script, n=2))[0]
+    assert found["exchanges"] == 5
+    assert 0 < found["blocked"] <= found["span"]
+    assert "of which the rank worked in" in found["text"]
 
 
 @pytest.mark.mpi

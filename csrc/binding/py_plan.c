@@ -533,6 +533,8 @@ static PyObject *plan_profile(PyObject *self, PyObject *on) {
         memset(s->calls, 0, (size_t)s->program->instructions * sizeof *s->calls);
         s->finish_seconds = 0;
         s->finishes = 0;
+        s->exchange_seconds = s->blocked_seconds = s->posted = 0;
+        s->exchanges = 0;
     }
     Py_RETURN_NONE;
 }
@@ -594,7 +596,8 @@ static PyObject *plan_explain(PyObject *self, PyObject *unused) {
         if (append(buckets, Py_BuildValue("{s:L,s:L,s:i}", "begin", (long long)s->bucket[b].begin, "end", (long long)s->bucket[b].end, "ready",
                                           s->bucket[b].ready)))
             goto done;
-    answer = Py_BuildValue("{s:d,s:K,s:O,s:O,s:O,s:i,s:i,s:i,s:i,s:i,s:i,s:L,s:s,s:s,s:s}", "finish_seconds", s->finish_seconds, "finishes", (unsigned long long)s->finishes,
+    answer = Py_BuildValue("{s:d,s:d,s:K,s:d,s:K,s:O,s:O,s:O,s:i,s:i,s:i,s:i,s:i,s:i,s:L,s:s,s:s,s:s}", "exchange_seconds", s->exchange_seconds, "blocked_seconds", s->blocked_seconds, "exchanges", (unsigned long long)s->exchanges,
+                           "finish_seconds", s->finish_seconds, "finishes", (unsigned long long)s->finishes,
                            "instructions", instructions, "buckets", buckets, "memory", memory,
                            "lanes", w->lanes, "ranks", w->ranks, "threads", s->model->threads, "lanes_at_once", w->lanes_at_once, "sweeps", w->sweeps,
                            "segments", s->program->segments, "batch", (long long)w->most_batch, "isa", ss_isa_name(s->model->isa), "backend",

@@ -358,6 +358,17 @@ ss_status ss_exchange_poll(ss_exchange *x, int index, bool *ready, ss_error *err
     return status;
 }
 
+void ss_exchange_progress(ss_exchange *x) {
+    for (int i = 0; i < x->buckets && !x->failed; i++) {
+        bucket *b = &x->bucket[i];
+        flight *flights[] = {&b->gradients_in, &b->gradients_out};
+        for (int k = 0; k < 2; k++) {
+            bool done = true;
+            if (under_way(flights[k]) && advance(x, flights[k], &done, NULL) == SS_OK && !done) return; /* one request asked about in vain drives all the others */
+        }
+    }
+}
+
 ss_status ss_exchange_wait(ss_exchange *x, int index, ss_error *err) {
     ss_status status = check_posted(x, index, err);
     return status == SS_OK ? finish(x, &x->bucket[index].gradients_in, err) : status;

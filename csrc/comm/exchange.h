@@ -38,6 +38,8 @@ void ss_exchange_piece(const ss_exchange *x, int bucket, int rank, int64_t *begi
 ss_status ss_exchange_post(ss_exchange *x, int bucket, const float *partials, int64_t block_stride, ss_error *err);
 /* *ready: all partials of this rank's piece have arrived. */
 ss_status ss_exchange_poll(ss_exchange *x, int bucket, bool *ready, ss_error *err);
+/* Lets messages move, without waiting: for the time between posts, when the rank computes. A failure is told by the next wait. */
+void ss_exchange_progress(ss_exchange *x);
 /* Blocks until then. */
 ss_status ss_exchange_wait(ss_exchange *x, int bucket, ss_error *err);
 /* Folds elements [begin, end) of the own piece into out[begin..end) (out is indexed like the gradient vector). Splits freely over threads.

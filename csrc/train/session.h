@@ -93,6 +93,9 @@ typedef struct ss_session {
     uint64_t *calls;
     double finish_seconds; /* waiting for gradients, folding them, the optimizer, gathering parameters */
     uint64_t finishes;
+    double posted;          /* when the first bucket of the step left; 0: none has */
+    double exchange_seconds, blocked_seconds; /* from there to the last message; of which thread 0 did nothing but wait */
+    uint64_t exchanges;
 } ss_session;
 
 ss_status ss_session_create(ss_model *m, const ss_graph *g, const ss_options *o, ss_session **out, ss_error *err);

@@ -432,6 +432,7 @@ static bool completes_bucket(const ss_session *s, int instruction) {
 }
 
 static ss_status post_ready(ss_session *s, int instruction, ss_error *err) {
+    if (s->profiling && s->posted == 0) s->posted = now();
     for (int b = 0; b < s->buckets; b++) {
         if (s->bucket[b].ready != instruction) continue;
         ss_status status = ss_exchange_post(s->exchange, b, s->gradient, s->gradient_elements, err);
@@ -549,6 +550,21 @@ static void add_extras(const walk *w, int bucket, int64_t begin, int64_t end) {
 
 static ss_status gather_pieces(ss_session *s, float *vector, ss_error *err);
 
+/* Until a bucket's partials have come, or, with -1, until the round has ended. */
+static ss_status wait_for(ss_session *s, int bucket, ss_error *err) {
+    const double started = s->profiling ? now() : 0;
+    ss_status status = bucket < 0 ? ss_exchange_end(s->exchange, err) : ss_exchange_wait(s->exchange, bucket, err);
+    if (!s->profiling) return status;
+    const double ended = now();
+    s->blocked_seconds += ended - started;
+    if (bucket < 0 && s->posted > 0) {
+        s->exchange_seconds += ended - s->posted;
+        s->exchanges++;
+        s->posted = 0;
+    }
+    return status;
+}
+
 /* The end of a step in which every rank updates all parameters itself: the folded gradient goes to all ranks, which costs as much as sending the parameters would. */
 static void finish_complete(walk *w) {
     ss_session *s = w->s;
@@ -561,7 +577,7 @@ static void finish_complete(walk *w) {
     }
     meet(w);
     if (s->exchange) {
-        LEAD(w, ss_exchange_end(s->exchange, err));
+        LEAD(w, wait_for(s, -1, err));
         if (s->update) LEAD(w, gather_pieces(s, s->gradient, err));
         if (w->thread == 0) s->whole_gradient = s->update;
     }
@@ -621,7 +637,7 @@ static void finish_gradients(walk *w) {
     }
     if (s->exchange) {
         for (int b = 0; b < s->buckets; b++) {
-            LEAD(w, ss_exchange_wait(s->exchange, b, err));
+            LEAD(w, wait_for(s, b, err));
             ss_exchange_piece(s->exchange, b, s->schedule->rank, &begin, &end);
             ss_split(end - begin, 16, w->thread, w->threads, &from, &to);
             ss_exchange_fold(s->exchange, b, begin + from, begin + to, s->gradient);
@@ -646,7 +662,7 @@ static void finish_gradients(walk *w) {
         meet(w);
         if (s->exchange && s->update) LEAD(w, ss_exchange_gather(s->exchange, b, s->model->values, err));
     }
-    if (s->exchange) LEAD(w, ss_exchange_end(s->exchange, err));
+    if (s->exchange) LEAD(w, wait_for(s, -1, err));
 }
 
 /* Completes a vector of which every rank holds its own pieces. */
@@ -706,6 +722,7 @@ static void walk_program(void *argument, int thread, int threads) {
     const ss_program *p = s->program;
     const ss_schedule *sch = s->schedule;
     walk w = {.s = s, .thread = thread, .threads = threads};
+    bool under_way = false; /* a bucket has been posted */
     int first = 0;
     if (p->rounded) {
         int64_t from, to;
@@ -720,7 +737,13 @@ static void walk_program(void *argument, int thread, int threads) {
             const ss_sweep *sweep = &sch->sweep[k];
             for (int n = first; n < last && sweep->rows; n++) {
                 run_instruction(&w, &p->instruction[n], sweep);
-                if (s->exchange && sch->sweeps == 1 && completes_bucket(s, n)) LEAD(&w, post_ready(s, n, &s->error));
+                if (!s->exchange || sch->sweeps > 1) continue;
+                if (completes_bucket(s, n)) {
+                    LEAD(&w, post_ready(s, n, &s->error));
+                    under_way = true;
+                } else if (under_way && thread == 0) {
+                    ss_exchange_progress(s->exchange); /* the library moves messages only while it is called */
+                }
             }
             settle(&w);
             if (p->training && sch->sweeps > 1) merge_sweep(&w, sweep, segment);

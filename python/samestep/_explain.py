@@ -140,9 +140,18 @@ class Explanation:
         work = sum(item["flops"] * item["calls"] for item in instructions) / steps
         finish = self.data["finish_seconds"] / max(1, self.data["finishes"])
         flops, memory = self.peak
+        hidden = ""
+        if self.data["exchanges"]:
+            span, blocked = (
+                self.data[name] / self.data["exchanges"] for name in ("exchange_seconds", "blocked_seconds")
+            )
+            hidden = (
+                f"gradients and parameters on their way for {1e3 * span:.3f} ms, of which the rank worked in "
+                f"{100 * (1 - blocked / span):.0f}%; "
+            )
         return (
             f"{steps} steps measured: operators {1e3 * spent:.3f} ms a step ({work / spent / 1e9:.1f} GFLOP/s, "
-            f"{100 * work / spent / 1e9 / flops:.1f}% of the peak); exchange and optimizer {1e3 * finish:.3f} ms; "
+            f"{100 * work / spent / 1e9 / flops:.1f}% of the peak); exchange and optimizer {1e3 * finish:.3f} ms; {hidden}"
             f"peak of {self.data['threads']} threads: {flops:.0f} GFLOP/s, {memory:.0f} GB/s read from memory"
         )
 
