@@ -309,7 +309,7 @@ def main() -> int:
         "commit": history.commit(),
         "settings": {"rounds": args.rounds, "seconds": args.seconds, "bucket_elements": BUCKET},
         "machine": machine.facts(),
-        "mpi": _core.build_info().get("mpi"),
+        "mpi": _core.build_info().get("mpi_version"),
         "tables": [],
     }
     lines = []

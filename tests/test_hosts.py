@@ -35,7 +35,7 @@ import samestep as ss
 from samestep import nn, optim
 
 def network(name):
-    if name == "mlp":
+    if "mlp" in name:
         return nn.Sequential(nn.Linear(20, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 5))
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
@@ -43,11 +43,12 @@ def network(name):
 
 def train(name, epochs, event=lambda epoch: None):
     rng = np.random.default_rng(0)
-    shape = (20,) if name == "mlp" else (3, 12, 12)
+    shape = (20,) if "mlp" in name else (3, 12, 12)
     x, y = rng.normal(size=(150, *shape)).astype(np.float32), rng.integers(0, 5, 150)
     ss.manual_seed(1)
     net = network(name)
-    trainer = ss.Trainer(net, optimizer=optim.Adam(0.01), callbacks=[lambda t, epoch, logs: event(epoch)])
+    trainer = ss.Trainer(net, optimizer=optim.Adam(0.01), callbacks=[lambda t, epoch, logs: event(epoch)],
+                         clip_norm=0.5 if "clipped" in name else None)
     trainer.fit(x, y, epochs=epochs, batch_size=64, verbose=False)
     return net
 """
@@ -143,7 +144,7 @@ def check_fingerprint(
 EPOCHS = 4
 
 
-@pytest.fixture(scope="module", params=["mlp", "cnn"])
+@pytest.fixture(scope="module", params=["mlp", "clipped-mlp", "cnn"])
 def expected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A network and what one process, outside any launcher, prints after training it."""
     folder = tmp_path_factory.mktemp("alone")

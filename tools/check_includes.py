@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
 SPECIAL = (
     (
         re.compile(r"(^|/)mpi(-ext)?\.h$"),
-        re.compile(r"(comm/comm_mpi|tests/test_mpi_)[^/]*\.[ch]$"),
+        re.compile(r"(comm/comm_mpi|tests/(test|bench)_mpi_)[^/]*\.[ch]$"),
         "only comm/comm_mpi*.[ch] include mpi.h",
     ),
     (

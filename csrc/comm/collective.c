@@ -77,17 +77,42 @@ done:
     return leave(&f, status);
 }
 
-/* Everybody to everybody at once: the shortest way for few ranks. */
+/* A message to a rank on another host travels in parts of the size that the transport prefers; both ends cut it the same way. */
+static size_t part_of(const flight *f, int peer) {
+    const ss_transport *t = f->t;
+    return t->apart && t->apart[peer] && t->part ? t->part : SIZE_MAX;
+}
+
+static size_t parts(const flight *f, size_t bytes, int peer) { return bytes ? (bytes - 1) / part_of(f, peer) + 1 : 0; }
+
+/* Starts parts [first, first + most) of a message, as far as there are so many. */
+static ss_status start_parts(flight *f, bool sends, char *data, size_t bytes, int peer, size_t first, size_t most, ss_error *err) {
+    size_t part = part_of(f, peer), count = parts(f, bytes, peer);
+    for (size_t k = first; k < count && k < first + most; k++) {
+        size_t at = k * part, length = bytes - at < part ? bytes - at : part; /* k is 0 where parts have no limit */
+        ss_status status = sends ? start_send(f, data + at, length, peer, err) : start_receive(f, data + at, length, peer, err);
+        if (status != SS_OK) return status;
+    }
+    return SS_OK;
+}
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Everybody to everybody at once: the shortest way for few ranks. Messages of many parts take several turns, as many parts at a time as there are requests for. */
 static ss_status allgather_pairwise(flight *f, char *data, const size_t *offset, const size_t *bytes, ss_error *err) {
     ss_status status = SS_OK;
     int rank = f->t->rank, size = f->t->size;
-    for (int i = 1; i < size; i++) {
-        int from = (rank - i + size) % size;
-        if (bytes[from]) SS_TRY(start_receive(f, data + offset[from], bytes[from], from, err));
+    size_t turn = size > 1 ? IN_FLIGHT / (2 * (size_t)(size - 1)) : 1, most = 0;
+    for (int r = 0; r < size; r++)
+        if (r != rank) most = larger(most, larger(parts(f, bytes[r], r), parts(f, bytes[rank], r)));
+    for (size_t first = 0; first < most; first += turn) {
+        for (int i = 1; i < size; i++) {
+            int from = (rank - i + size) % size;
+            SS_TRY(start_parts(f, false, data + offset[from], bytes[from], from, first, turn, err));
+        }
+        for (int i = 1; i < size; i++) SS_TRY(start_parts(f, true, data + offset[rank], bytes[rank], (rank + i) % size, first, turn, err));
+        SS_TRY(land(f, err));
     }
-    for (int i = 1; i < size; i++)
-        if (bytes[rank]) SS_TRY(start_send(f, data + offset[rank], bytes[rank], (rank + i) % size, err));
-    SS_TRY(land(f, err));
 done:
     return status;
 }
@@ -97,11 +122,15 @@ static ss_status allgather_ring(flight *f, char *data, const size_t *offset, con
     ss_status status = SS_OK;
     int rank = f->t->rank, size = f->t->size;
     int up = (rank + 1) % size, down = (rank - 1 + size) % size;
+    const size_t turn = IN_FLIGHT / 2;
     for (int step = 0; step < size - 1; step++) {
         int out = (rank - step + size) % size, in = (rank - step - 1 + size) % size;
-        if (bytes[in]) SS_TRY(start_receive(f, data + offset[in], bytes[in], down, err));
-        if (bytes[out]) SS_TRY(start_send(f, data + offset[out], bytes[out], up, err));
-        SS_TRY(land(f, err));
+        size_t most = larger(parts(f, bytes[in], down), parts(f, bytes[out], up));
+        for (size_t first = 0; first < most; first += turn) {
+            SS_TRY(start_parts(f, false, data + offset[in], bytes[in], down, first, turn, err));
+            SS_TRY(start_parts(f, true, data + offset[out], bytes[out], up, first, turn, err));
+            SS_TRY(land(f, err));
+        }
     }
 done:
     return status;

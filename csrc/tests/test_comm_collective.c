@@ -6,13 +6,14 @@
 #include "comm/sim.h"
 #include "tests/comm_test.h"
 
-enum { MOST = 21, PART = 300 };
+enum { MOST = 21, PART = 300, PER_HOST = 2, BETWEEN_HOSTS = 7 /* bytes of a message: up to 43 of them, more than are under way at once */ };
 
 typedef struct locked {
     ss_transport base;
     ss_transport *inner;
     ss_sim *sim;
     pthread_mutex_t *lock;
+    bool apart[MOST];
 } locked;
 
 static ss_status locked_send(ss_transport *t, const void *data, size_t bytes, int peer, int tag, ss_request *request, ss_error *err) {
@@ -62,6 +63,7 @@ typedef struct job {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int arrived;
+static bool hosts; /* whether two ranks share a host, or all of them */
 static job jobs[MOST];
 
 static uint64_t run(const ss_sim_options *options, void *(*function)(void *)) {
@@ -74,6 +76,10 @@ static uint64_t run(const ss_sim_options *options, void *(*function)(void *)) {
         memset(&jobs[r], 0, sizeof jobs[r]);
         jobs[r].t = (locked){.base = {.name = "locked", .rank = r, .size = options->ranks, .send = locked_send, .receive = locked_receive, .wait = locked_wait, .cancel = locked_cancel},
                              .inner = ss_sim_transport(sim, r), .sim = sim, .lock = &lock};
+        if (!hosts) continue;
+        for (int other = 0; other < options->ranks; other++) jobs[r].t.apart[other] = other / PER_HOST != r / PER_HOST;
+        jobs[r].t.base.apart = jobs[r].t.apart;
+        jobs[r].t.base.part = BETWEEN_HOSTS;
     }
     for (int r = 0; r < options->ranks; r++) CHECK(pthread_create(&thread[r], NULL, function, &jobs[r]) == 0);
     for (int r = 0; r < options->ranks; r++) pthread_join(thread[r], NULL);
@@ -146,6 +152,15 @@ int main(void) {
         CHECK(messages == expected, "%d messages, not %d, on %d ranks", (int)messages, (int)expected, size);
     }
     group_passed("barrier, broadcast, allgather on 1 to 21 ranks");
+
+    hosts = true;
+    for (int size = 1; size <= MOST; size++) {
+        options.ranks = size;
+        run(&options, moves);
+        for (int r = 0; r < size; r++) CHECK(jobs[r].status == SS_OK, "%s", jobs[r].err.message);
+    }
+    hosts = false;
+    group_passed("several hosts");
 
     options.ranks = 2; /* with more, the ones behind would wait for ever: rank 0 gives its other sends up */
     run(&options, different_sizes);
