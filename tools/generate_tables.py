@@ -3,8 +3,9 @@
     python tools/generate_tables.py [--source csrc] [--out csrc/generated] [--ops NAME ...] [--optims NAME ...]
 
 csrc/ops/op_NAME.c defines ss_op_NAME_<variant>, csrc/optim/opt_NAME.c defines ss_optim_NAME_<variant>,
-csrc/compress/comp_NAME.c defines ss_compressor_NAME_<variant>. Files are written only when their text changes, so a build that finds nothing new compiles nothing. --ops and --optims restrict
-the tables: someone who works on one operator can build and test it while another file of the folder does not compile.
+csrc/compress/comp_NAME.c defines ss_compressor_NAME_<variant>. Files are written only when their text changes, so a
+build that finds nothing new compiles nothing. --ops and --optims restrict the tables: someone who works on one operator
+can build and test it while another file of the folder does not compile.
 """
 
 from __future__ import annotations
