@@ -25,6 +25,31 @@ static inline ss_random4 ss_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint
     return (ss_random4){{c0, c1, c2, c3}};
 }
 
+/* word[k][j] = word k of ss_philox(seed, counter + j, c1, c2, c3) for SS_RANDOM_BLOCK counters side by side: rounds outside, so that each round is one vector loop. */
+enum { SS_RANDOM_BLOCK = 32 };
+static inline void ss_philox_block(uint64_t seed, uint32_t counter, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t word[4][SS_RANDOM_BLOCK]) {
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    uint32_t *restrict a = word[0], *restrict b = word[1], *restrict d = word[2], *restrict e = word[3];
+    for (uint32_t j = 0; j < SS_RANDOM_BLOCK; j++) {
+        a[j] = counter + j;
+        b[j] = c1;
+        d[j] = c2;
+        e[j] = c3;
+    }
+    for (int round = 0; round < 10; round++) {
+        for (int j = 0; j < SS_RANDOM_BLOCK; j++) {
+            const uint64_t p = (uint64_t)0xD2511F53u * a[j], q = (uint64_t)0xCD9E8D57u * d[j];
+            const uint32_t first = (uint32_t)(q >> 32) ^ b[j] ^ k0, third = (uint32_t)(p >> 32) ^ e[j] ^ k1;
+            b[j] = (uint32_t)q;
+            e[j] = (uint32_t)p;
+            a[j] = first;
+            d[j] = third;
+        }
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+}
+
 /* [0, 1) with 24 random bits. */
 static inline float ss_uniform(uint32_t word) { return (float)(word >> 8) * 0x1p-24f; }
 

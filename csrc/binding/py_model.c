@@ -19,6 +19,27 @@ static void free_groups(group_list *list) {
     ss_free(list->group);
 }
 
+/* A list of names of parameters, whose texts belong to the list; *texts is freed by the caller, also after a failure. */
+static int read_names(PyObject *names, const char *const **texts, int *count) {
+    const Py_ssize_t size = PyList_GET_SIZE(names);
+    const char **list = ss_calloc((size_t)size + 1, sizeof *list);
+    if (!list) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    *texts = list;
+    for (Py_ssize_t k = 0; k < size && k < PyList_GET_SIZE(names); k++) {
+        PyObject *name = PyList_GET_ITEM(names, k);
+        list[k] = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+        if (!list[k]) {
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "names of parameters must be strings");
+            return -1;
+        }
+        ++*count;
+    }
+    return 0;
+}
+
 static int read_groups(PyObject *groups, group_list *list) {
     if (!groups || groups == Py_None) return 0;
     if (!PyList_Check(groups)) {
@@ -39,22 +60,7 @@ static int read_groups(PyObject *groups, group_list *list) {
             binding_attrs(hypers, &attrs, &group->hypers))
             return -1;
         group->hyper = attrs;
-        Py_ssize_t size = PyList_GET_SIZE(names);
-        const char **texts = ss_calloc((size_t)size + 1, sizeof *texts);
-        if (!texts) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        group->parameter = texts;
-        for (Py_ssize_t i = 0; i < size; i++) {
-            PyObject *name = PyList_GET_ITEM(names, i);
-            texts[i] = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
-            if (!texts[i]) {
-                if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "names of parameters must be strings");
-                return -1;
-            }
-            group->parameters++;
-        }
+        if (read_names(names, &group->parameter, &group->parameters)) return -1;
     }
     return 0;
 }
@@ -90,22 +96,7 @@ static int read_compression(PyObject *compression, ss_compression_options *o, ss
     if (binding_attrs(hypers, attrs, &o->hypers)) return -1;
     o->hyper = *attrs;
     o->feedback = feedback;
-    const Py_ssize_t size = PyList_GET_SIZE(names);
-    const char **texts = ss_calloc((size_t)size + 1, sizeof *texts);
-    if (!texts) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    o->tensor = texts;
-    for (Py_ssize_t k = 0; k < size; k++) {
-        PyObject *name = PyList_GET_ITEM(names, k);
-        texts[k] = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
-        if (!texts[k]) {
-            if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "names of parameters must be strings");
-            return -1;
-        }
-        o->tensors++;
-    }
+    if (read_names(names, &o->tensor, &o->tensors)) return -1;
     return 0;
 }
 

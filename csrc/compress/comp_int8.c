@@ -9,7 +9,7 @@
 
 static const ss_compress_spec hypers[] = {{0}};
 
-enum { BLOCK = 256, COUNTERS = BLOCK / 4 };
+enum { BLOCK = 256 };
 
 /* A block: its scale, then a byte an element. */
 static int64_t bytes(const ss_compress_call *c, int round) {
@@ -17,28 +17,13 @@ static int64_t bytes(const ss_compress_call *c, int round) {
     return (c->n + BLOCK - 1) / BLOCK * 4 + c->n;
 }
 
-/* ss_philox(seed, counter + j, tensor, step, stream) for all j side by side, element 4 j + k from word k. */
+/* One uniform number an element of a block. */
 static void draw(const ss_compress_call *c, uint32_t counter, float *restrict u) {
-    uint32_t k0 = (uint32_t)c->seed, k1 = (uint32_t)(c->seed >> 32);
-    uint32_t a[COUNTERS], b[COUNTERS], d[COUNTERS], e[COUNTERS];
-    for (uint32_t j = 0; j < COUNTERS; j++) a[j] = counter + j, b[j] = c->tensor, d[j] = c->step, e[j] = c->stream;
-    for (int round = 0; round < 10; round++) {
-        for (int j = 0; j < COUNTERS; j++) {
-            const uint64_t p = (uint64_t)0xD2511F53u * a[j], q = (uint64_t)0xCD9E8D57u * d[j];
-            const uint32_t first = (uint32_t)(q >> 32) ^ b[j] ^ k0, third = (uint32_t)(p >> 32) ^ e[j] ^ k1;
-            b[j] = (uint32_t)q;
-            e[j] = (uint32_t)p;
-            a[j] = first;
-            d[j] = third;
-        }
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    for (int j = 0; j < COUNTERS; j++) {
-        u[4 * j] = ss_uniform(a[j]);
-        u[4 * j + 1] = ss_uniform(b[j]);
-        u[4 * j + 2] = ss_uniform(d[j]);
-        u[4 * j + 3] = ss_uniform(e[j]);
+    for (int half = 0; half < BLOCK; half += 4 * SS_RANDOM_BLOCK) {
+        uint32_t word[4][SS_RANDOM_BLOCK];
+        ss_philox_block(c->seed, counter + (uint32_t)half / 4, c->tensor, c->step, c->stream, word);
+        for (int j = 0; j < SS_RANDOM_BLOCK; j++)
+            for (int k = 0; k < 4; k++) u[half + 4 * j + k] = ss_uniform(word[k][j]);
     }
 }
 

@@ -1,21 +1,7 @@
 /* Elements chosen at random, the same ones on all ranks, so that no places travel. */
-#include <math.h>
-#include <string.h>
 #include "base/philox.h"
 #include "kernels/variant.h"
-#include "compress/compress.h"
-
-enum { RATIO };
-
-static const ss_compress_spec hypers[] = {
-    {"ratio", 0.01, 1e-9, 1, "the part of the elements that is sent"},
-    {0},
-};
-
-static int64_t kept(const ss_compress_call *c) {
-    const int64_t k = (int64_t)ceil(c->hyper[RATIO] * (double)c->n);
-    return k < 1 ? 1 : k > c->n ? c->n : k;
-}
+#include "compress/sparse.h"
 
 static int64_t bytes(const ss_compress_call *c, int round) {
     (void)round;
@@ -46,17 +32,6 @@ static void unpack(const ss_compress_call *c, const void *payload, float *out, f
     const float *from = payload;
     int64_t width;
     for (int64_t j = 0; j < k; j++) out[chosen(c, k, j, &width)] += sign * from[j];
-}
-
-static void merge(const ss_compress_call *c, int round, const void *const *payload, float *out) {
-    (void)round;
-    memset(out, 0, (size_t)c->n * sizeof *out);
-    for (int r = 0; r < c->ranks; r++) unpack(c, payload[r], out, 1);
-}
-
-static void subtract(const ss_compress_call *c, const void *payload, const float *sum, float *x) {
-    (void)sum;
-    unpack(c, payload, x, -1);
 }
 
 const ss_compressor SS_FN(ss_compressor_randomk) = {

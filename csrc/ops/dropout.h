@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
+#include "base/philox.h"
 #include "kernels/variant.h"
 #include "kernels/vmath.h"
 #include "ops/op.h"
@@ -26,36 +27,17 @@ static inline ss_status dropout_infer(ss_infer *q, const char *name, ss_error *e
     return SS_OK;
 }
 
-enum { DROPOUT_COUNTERS = 32, DROPOUT_BLOCK = 4 * DROPOUT_COUNTERS };
+enum { DROPOUT_BLOCK = 4 * SS_RANDOM_BLOCK };
 
 /* Whether the elements [4 counter, 4 counter + DROPOUT_BLOCK) of a sample stay, by their number in PyTorch's order: 1 or 0. */
 static inline void dropout_draw(const ss_call *c, uint32_t position, uint32_t counter, uint32_t threshold, uint8_t *restrict keep) {
-    uint32_t k0 = (uint32_t)c->seed, k1 = (uint32_t)(c->seed >> 32), step = c->step, op = c->op_number;
-    /* ss_philox(seed, counter + j, position, step, op) for all j side by side: rounds outside, so that each round is one vector loop. */
-    uint32_t a[DROPOUT_COUNTERS], b[DROPOUT_COUNTERS], d[DROPOUT_COUNTERS], e[DROPOUT_COUNTERS];
-    for (uint32_t j = 0; j < DROPOUT_COUNTERS; j++) {
-        a[j] = counter + j;
-        b[j] = position;
-        d[j] = step;
-        e[j] = op;
-    }
-    for (int round = 0; round < 10; round++) {
-        for (int j = 0; j < DROPOUT_COUNTERS; j++) {
-            uint64_t p = (uint64_t)0xD2511F53u * a[j], q = (uint64_t)0xCD9E8D57u * d[j];
-            uint32_t first = (uint32_t)(q >> 32) ^ b[j] ^ k0, third = (uint32_t)(p >> 32) ^ e[j] ^ k1;
-            b[j] = (uint32_t)q;
-            e[j] = (uint32_t)p;
-            a[j] = first;
-            d[j] = third;
-        }
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    for (int j = 0; j < DROPOUT_COUNTERS; j++) {
-        keep[4 * j] = (a[j] >> 8) >= threshold;
-        keep[4 * j + 1] = (b[j] >> 8) >= threshold;
-        keep[4 * j + 2] = (d[j] >> 8) >= threshold;
-        keep[4 * j + 3] = (e[j] >> 8) >= threshold;
+    uint32_t word[4][SS_RANDOM_BLOCK];
+    ss_philox_block(c->seed, counter, position, c->step, c->op_number, word);
+    for (int j = 0; j < SS_RANDOM_BLOCK; j++) {
+        keep[4 * j] = (word[0][j] >> 8) >= threshold;
+        keep[4 * j + 1] = (word[1][j] >> 8) >= threshold;
+        keep[4 * j + 2] = (word[2][j] >> 8) >= threshold;
+        keep[4 * j + 3] = (word[3][j] >> 8) >= threshold;
     }
 }
 

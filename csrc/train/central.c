@@ -88,22 +88,13 @@ static ss_compress_call call_of(const ss_central *c, const part *p, uint64_t see
                               .tensor = p->tensor, .stream = (uint32_t)rank, .ranks = 1, .first = p->offset};
 }
 
-/* The compressor and its settings, as ss_compression_create reads them. */
 static ss_status choose(ss_central *c, const ss_model *m, const ss_compression_options *o, const ss_compressor **kind, ss_error *err) {
     *kind = ss_compressor_at(m->isa, ss_compressor_find("none"));
     if (!o || !o->name) return SS_OK;
-    int index = ss_compressor_find(o->name);
-    if (index < 0) return SS_FAIL(err, SS_ERR_VALUE, "there is no compressor '%s'", o->name);
-    *kind = ss_compressor_at(m->isa, index);
-    if ((*kind)->rounds > 1) return SS_FAIL(err, SS_ERR_VALUE, "pushes cannot be compressed by '%s', which needs all ranks at once", o->name);
     c->feedback = o->feedback;
-    const ss_compress_spec *spec = (*kind)->hypers;
-    for (int k = 0; spec[k].name; k++) {
-        c->hyper[k] = spec[k].initial;
-        for (int h = 0; h < o->hypers; h++)
-            if (!strcmp(spec[k].name, o->hyper[h].name)) c->hyper[k] = o->hyper[h].value;
-    }
-    return SS_OK;
+    ss_status status = ss_compression_choose(o, m->isa, kind, c->hyper, err);
+    if (status == SS_OK && (*kind)->rounds > 1) return SS_FAIL(err, SS_ERR_VALUE, "pushes cannot be compressed by '%s', which needs all ranks at once", o->name);
+    return status;
 }
 
 static ss_status cut(ss_central *c, const ss_model *m, const ss_compression_options *o, const ss_compressor *chosen, ss_error *err) {

@@ -17,19 +17,19 @@ static ss_compress_call call_of(const ss_compression *c, int tensor, int64_t beg
                               .step = (uint32_t)step, .tensor = (uint32_t)tensor, .stream = stream, .ranks = c->ranks, .state = c->state + t->state_offset};
 }
 
-static ss_status choose(ss_compression *c, const ss_compression_options *o, ss_isa isa, ss_error *err) {
+ss_status ss_compression_choose(const ss_compression_options *o, ss_isa isa, const ss_compressor **kind, double *hyper, ss_error *err) {
     int index = ss_compressor_find(o->name);
     if (index < 0) return SS_FAIL(err, SS_ERR_VALUE, "there is no compressor '%s'", o->name);
-    c->compressor = ss_compressor_at(isa, index);
-    const ss_compress_spec *spec = c->compressor->hypers;
-    for (int k = 0; spec[k].name; k++) c->hyper[k] = spec[k].initial;
+    *kind = ss_compressor_at(isa, index);
+    const ss_compress_spec *spec = (*kind)->hypers;
+    for (int k = 0; spec[k].name; k++) hyper[k] = spec[k].initial;
     for (int h = 0; h < o->hypers; h++) {
         int at = 0;
         while (spec[at].name && strcmp(spec[at].name, o->hyper[h].name)) at++;
         if (!spec[at].name) return SS_FAIL(err, SS_ERR_VALUE, "compressor %s has no argument '%s'", o->name, o->hyper[h].name);
         if (!(o->hyper[h].value >= spec[at].least && o->hyper[h].value <= spec[at].most))
             return SS_FAIL(err, SS_ERR_VALUE, "%s=%g is outside [%g, %g]", spec[at].name, o->hyper[h].value, spec[at].least, spec[at].most);
-        c->hyper[at] = o->hyper[h].value;
+        hyper[at] = o->hyper[h].value;
     }
     return SS_OK;
 }
@@ -100,7 +100,7 @@ ss_status ss_compression_create(const ss_compression_options *o, const ss_compre
     ss_compression *c = ss_calloc(1, sizeof *c);
     if (!c) return SS_FAIL(err, SS_ERR_MEMORY, "no memory for the compression of gradients");
     *c = (ss_compression){.feedback = o->feedback, .kernels = kernels, .transport = t, .rank = t->rank, .ranks = t->size, .elements = elements};
-    SS_TRY(choose(c, o, kernels->isa, err));
+    SS_TRY(ss_compression_choose(o, kernels->isa, &c->compressor, c->hyper, err));
     if (t->size == 1) goto done; /* the arguments have been checked */
     SS_TRY(take(count, sizeof *c->tensor, &c->tensor, err));
     SS_TRY(take_tensors(c, o, p, count, kernels->isa, err));

@@ -52,6 +52,9 @@ typedef struct ss_compression {
     double error;                   /* of the last step: |left out| / |packed|, this rank */
 } ss_compression;
 
+/* The compressor that is named and its settings, those not given as they are by default. SS_ERR_VALUE names what is wrong. */
+ss_status ss_compression_choose(const ss_compression_options *o, ss_isa isa, const ss_compressor **kind, double *hyper, ss_error *err);
+
 typedef struct ss_compression_parameter {
     const char *name;
     ss_shape shape;
