@@ -75,6 +75,20 @@ def test_tabular(tmp_path: Path) -> None:
     assert number("network: R2", run("tabular.py", "--epochs", "30", folder=tmp_path)) > 0.25
 
 
+@pytest.mark.mpi
+def test_ways_to_exchange(mpi_run) -> None:
+    """Every way learns on three ranks, those in step with the bits of one process."""
+    out = mpi_run(ROOT / "examples" / "ways_to_exchange.py", n=3, timeout=120).stdout
+    rows = re.findall(r"^(\S.*?) +([0-9.]+)  ([0-9.]+) +([0-9.]+)  (yes|no)$", out, re.MULTILINE)
+    assert len(rows) == 11, out
+    accuracy = {name: float(value) for name, _, _, value, _ in rows}
+    assert min(accuracy.values()) > 0.85, out
+    assert accuracy["all-reduce"] > 0.95, out
+    assert {name for name, *_, same in rows if same == "yes"} == {"all-reduce", "servers in step"}, out
+    alone = run("ways_to_exchange.py", "--ways", "all-reduce", folder=ROOT)
+    assert re.findall("fingerprint .*", out) == re.findall("fingerprint .*", alone)
+
+
 def test_cifar10_speedrun(tmp_path: Path) -> None:
     """Interrupted after an epoch and started again, it ends with the same bits as without the break."""
     out = run("cifar10_speedrun.py", "--quick", "--results", "whole", folder=tmp_path)

@@ -81,7 +81,8 @@ class ParameterServer:
     an object of `samestep.compress` other than PowerSGD.
 
     Without "sync" every push is an update, so an epoch has as many updates as there are workers times as with all-reduce,
-    of batches that are so much smaller, and no two runs have the same bits: the order of updates is that of time. All
+    of batches that are so much smaller: divide the learning rate by the number of workers to begin with. No two runs have
+    the same bits: the order of updates is that of time. All
     ranks make the same calls; a server works inside `fit` and `plan.step` until the workers have made theirs.
     `plan.servers` tells what came of it. `plan.step` returns the loss of this worker's part, NaN on a server.
 
