@@ -41,32 +41,43 @@ def tool(name: str, *args: str, env: dict[str, str] | None = None) -> subprocess
 # ---- tools ----
 
 
-def make_sources(folder: Path, ops: tuple[str, ...], optims: tuple[str, ...]) -> Path:
+KINDS = {
+    "op": ("ops/op_", "ops/op.h"),
+    "optim": ("optim/opt_", "optim/optim.h"),
+    "compressor": ("compress/comp_", "compress/compress.h"),
+}
+
+
+def make_sources(
+    folder: Path, ops: tuple[str, ...], optims: tuple[str, ...], compressors: tuple[str, ...] = ()
+) -> Path:
     """A csrc with the project's headers and empty operators."""
-    for name in ("base", "kernels", "ops", "optim"):
+    for name in ("base", "kernels", "ops", "optim", "compress"):
         (folder / name).mkdir(parents=True)
         for header in (ROOT / "csrc" / name).glob("*.h"):
             shutil.copy(header, folder / name)
-    for kind, prefix, names in (("op", "ops/op_", ops), ("optim", "optim/opt_", optims)):
+    for (kind, (prefix, header)), names in zip(KINDS.items(), (ops, optims, compressors), strict=True):
         for name in names:
-            header = "ops/op.h" if kind == "op" else "optim/optim.h"
             text = f'#include "kernels/variant.h"\n#include "{header}"\nconst ss_{kind} SS_FN(ss_{kind}_{name}) = {{.name = "{name}"}};\n'
             (folder / f"{prefix}{name}.c").write_text(text)
     return folder
 
 
-@pytest.mark.parametrize(("ops", "optims"), [((), ()), (("relu", "add", "conv2d"), ("sgd",))])
-def test_tables(tmp_path, ops, optims):
+@pytest.mark.parametrize(
+    ("ops", "optims", "compressors"), [((), (), ()), (("relu", "add", "conv2d"), ("sgd",), ("none", "int8"))]
+)
+def test_tables(tmp_path, ops, optims, compressors):
     """They compile without a warning, with and without entries, and find names in alphabetical order."""
-    source = make_sources(tmp_path / "csrc", ops, optims)
+    source = make_sources(tmp_path / "csrc", ops, optims, compressors)
     assert tool("generate_tables.py", "--source", str(source)).returncode == 0
     program = tmp_path / "main.c"
     program.write_text(
-        '#include <stdio.h>\n#include "ops/op.h"\n#include "optim/optim.h"\nint main(void) {\n'
+        '#include <stdio.h>\n#include "ops/op.h"\n#include "optim/optim.h"\n#include "compress/compress.h"\nint main(void) {\n'
         "    for (int i = 0; i < ss_op_count; i++)\n"
         '        printf("%s %d %d %d\\n", ss_op_at(SS_ISA_AVX2, i)->name, ss_op_find(ss_op_f64(i)->name),\n'
         "        ss_op_at(SS_ISA_COUNT, i) == NULL, ss_op_at(SS_ISA_SCALAR, i) != ss_op_at(SS_ISA_AVX512, i));\n"
         '    for (int i = 0; i < ss_optim_count; i++) printf("%s %d\\n", ss_optim_at(SS_ISA_AVX512, i)->name, ss_optim_find("sgd"));\n'
+        '    for (int i = 0; i < ss_compressor_count; i++) printf("%s\\n", ss_compressor_at(SS_ISA_SCALAR, i)->name);\n'
         '    printf("%d %d %d\\n", ss_op_find("none"), ss_optim_find(NULL),\n'
         "        ss_op_at(SS_ISA_SCALAR, ss_op_count) == NULL);\n    return 0;\n}\n"
     )
@@ -74,7 +85,7 @@ def test_tables(tmp_path, ops, optims):
     objects = []
     for path in sorted(source.rglob("*.c")):
         for variant in ("scalar", "avx2", "avx512", "f64") if path.parent.name != "generated" else ("once",):
-            if variant == "f64" and path.parent.name == "optim":
+            if variant == "f64" and path.parent.name != "ops":
                 continue
             objects.append(str(tmp_path / f"{path.stem}.{variant}.o"))
             flags = [f"-DSS_VARIANT={variant}"] + (["-DSS_F64"] if variant == "f64" else [])
@@ -82,7 +93,10 @@ def test_tables(tmp_path, ops, optims):
     subprocess.run([*gcc, str(program), *objects, "-o", str(tmp_path / "main")], check=True)
     out = subprocess.run([str(tmp_path / "main")], capture_output=True, text=True, check=True).stdout.splitlines()
     expected = (
-        [f"{name} {i} 1 1" for i, name in enumerate(sorted(ops))] + [f"{name} 0" for name in optims] + ["-1 -1 1"]
+        [f"{name} {i} 1 1" for i, name in enumerate(sorted(ops))]
+        + [f"{name} 0" for name in optims]
+        + sorted(compressors)
+        + ["-1 -1 1"]
     )
     assert out == expected
 

@@ -300,6 +300,9 @@ def test_parameter_servers_train_and_resume(mpi_run, way):
     script = (
         PRELUDE
         + f"""
+def network():  # without batch norm, whose running statistics lag behind
+    ss.manual_seed(1)
+    return nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 10))
 def fit(epochs, resume):
     net = network()
     trainer = ss.Trainer(net, optimizer=optim.SGD(0.02, momentum=0.9), parallel={way}, checkpoint="central", metrics="accuracy")
@@ -318,7 +321,7 @@ fit(6, True)
     assert len(second["losses"]) == 6
     assert second["losses"][:3] == first["losses"]
     assert second["losses"][-1] < 0.5
-    assert second["accuracy"] > 0.6  # by running statistics of batch norm, which lag behind
+    assert second["accuracy"] > 0.8
     servers = [item for item in second["report"] if item["serves"]]
     workers = [item for item in second["report"] if not item["serves"]]
     assert all(item["pushes"] == sum(worker["pushes"] for worker in workers) for item in servers)

@@ -749,7 +749,7 @@ static PyMethodDef methods[] = {
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, "Model(graph, comm, *, optimizer=None, hypers=None, threads=1, pin=False, backend='native', isa=None, seed=0, groups=None, "
-                "clip_norm=0.0, clip_value=0.0, lookahead=None, average=None, bf16=False)\n--\n\n"
+                "clip_norm=0.0, clip_value=0.0, lookahead=None, average=None, bf16=False, compression=None, owners=0)\n--\n\n"
                 "The arena of parameters, buffers and optimizer state of a network."},
     {Py_tp_new, model_new},
     {Py_tp_dealloc, model_dealloc},
