@@ -390,7 +390,7 @@ static PyObject *plan_run(PyObject *object, PyObject *args, PyObject *kwargs) {
     ss_mix mix = {0};
     long long batch, first = 0, steps = -1;
     bool interrupted = false;
-    arrays a;
+    arrays a = {0}; /* released also where it was never filled */
     ss_error err;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$LLLOO", names, &sequence, &order, &batch, &first, &steps, &mapping, &mixing)) return NULL;
     ss_model *m = self->model->model;
