@@ -1,8 +1,11 @@
+/* memfd_create */
+#define _GNU_SOURCE
 #include "base/alloc.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -66,6 +69,32 @@ void ss_free(void *pointer) {
     ASAN_UNPOISON_MEMORY_REGION(copy.raw, copy.bytes + OVERHEAD);
     atomic_fetch_sub(&bytes_held, copy.bytes);
     free(copy.raw);
+}
+
+void *ss_calloc_shared(size_t bytes, int *file) {
+    *file = -1;
+    if (must_fail() || bytes > (size_t)PTRDIFF_MAX) return NULL;
+    if (bytes == 0) bytes = 1;
+    void *memory = MAP_FAILED;
+    int made = memfd_create("samestep", MFD_CLOEXEC);
+    if (made >= 0 && ftruncate(made, (off_t)bytes) == 0) memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, made, 0);
+    if (memory == MAP_FAILED) {
+        if (made >= 0) close(made);
+        return NULL;
+    }
+    *file = made;
+    atomic_fetch_add(&allocations, 1);
+    atomic_fetch_add(&bytes_held, bytes);
+    return memory;
+}
+
+void ss_free_shared(void *pointer, size_t bytes, int file) {
+    if (pointer == NULL) return;
+    if (bytes == 0) bytes = 1;
+    ASAN_UNPOISON_MEMORY_REGION(pointer, bytes);
+    munmap(pointer, bytes);
+    close(file);
+    atomic_fetch_sub(&bytes_held, bytes);
 }
 
 uint64_t ss_alloc_count(void) { return atomic_load(&allocations); }

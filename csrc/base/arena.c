@@ -9,6 +9,7 @@
 struct ss_arena {
     unsigned char *memory;
     int64_t bytes;
+    int file; /* of shared memory; -1: private */
 #ifdef SS_DEBUG
     unsigned char *marks; /* one bit for every 64 bytes: a region begins here and its red zone is drawn */
 #endif
@@ -108,11 +109,14 @@ void ss_arena_free(ss_arena *arena) {
     if (arena->memory) ASAN_UNPOISON_MEMORY_REGION(arena->memory, (size_t)arena->bytes + SS_RED_ZONE);
     ss_free(arena->marks);
 #endif
-    ss_free(arena->memory);
+    if (arena->file >= 0) ss_free_shared(arena->memory, (size_t)arena->bytes + SS_RED_ZONE, arena->file);
+    else ss_free(arena->memory);
     ss_free(arena);
 }
 
-ss_status ss_arena_create(const ss_arena_plan *plan, ss_arena **out, ss_error *err) {
+int ss_arena_file(const ss_arena *arena) { return arena->file; }
+
+static ss_status create(const ss_arena_plan *plan, bool shared, ss_arena **out, ss_error *err) {
     ss_status status = SS_OK;
     ss_arena *arena = ss_calloc(1, sizeof *arena);
     if (arena == NULL) {
@@ -120,7 +124,9 @@ ss_status ss_arena_create(const ss_arena_plan *plan, ss_arena **out, ss_error *e
         goto done;
     }
     arena->bytes = plan->bytes;
-    arena->memory = ss_calloc((size_t)plan->bytes + SS_RED_ZONE, 1);
+    arena->file = -1;
+    if (shared) arena->memory = ss_calloc_shared((size_t)plan->bytes + SS_RED_ZONE, &arena->file);
+    if (!arena->memory) arena->memory = ss_calloc((size_t)plan->bytes + SS_RED_ZONE, 1);
     if (arena->memory == NULL) {
         status = SS_FAIL(err, SS_ERR_MEMORY, "arena: cannot allocate %" PRId64 " bytes", plan->bytes);
         goto done;
@@ -139,3 +145,6 @@ done:
     ss_arena_free(arena);
     return status;
 }
+
+ss_status ss_arena_create(const ss_arena_plan *plan, ss_arena **out, ss_error *err) { return create(plan, false, out, err); }
+ss_status ss_arena_create_shared(const ss_arena_plan *plan, ss_arena **out, ss_error *err) { return create(plan, true, out, err); }

@@ -33,6 +33,10 @@ ss_status ss_region_add(ss_arena_plan *plan, int64_t bytes, int64_t *offset, ss_
 typedef struct ss_arena ss_arena;
 /* Zeroed memory of plan->bytes. The arena keeps the list of region offsets for its checks in debug builds. */
 ss_status ss_arena_create(const ss_arena_plan *plan, ss_arena **out, ss_error *err);
+/* The same in memory that other processes of this machine may map (base/alloc.h); in private memory where the system has no such files. */
+ss_status ss_arena_create_shared(const ss_arena_plan *plan, ss_arena **out, ss_error *err);
+/* The descriptor of shared memory, or -1. */
+int ss_arena_file(const ss_arena *arena);
 void ss_arena_free(ss_arena *arena);
 void *ss_arena_at(const ss_arena *arena, int64_t offset);
 int64_t ss_arena_bytes(const ss_arena *arena);

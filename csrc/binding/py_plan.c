@@ -581,7 +581,7 @@ static PyObject *plan_bytes(PyObject *self, PyObject *unused) {
     return Py_BuildValue("{s:L,s:L,s:L,s:L,s:L,s:L}", "activations", (long long)s->program->activation_bytes, "scratch", (long long)s->program->scratch_bytes,
                          "gradients", (long long)(s->training ? 4 * s->gradient_elements * s->schedule->most_blocks : 0), "inputs", inputs, "exchange",
                          (long long)(s->exchange ? ss_exchange_bytes(s->exchange) : 0), "total",
-                         (long long)(ss_arena_bytes(s->arena) + (s->exchange ? ss_exchange_bytes(s->exchange) : 0)));
+                         (long long)(ss_arena_bytes(s->arena) + (s->training ? ss_arena_bytes(s->gradient_arena) : 0) + (s->exchange ? ss_exchange_bytes(s->exchange) : 0)));
 }
 
 static PyObject *plan_explain(PyObject *self, PyObject *unused) {

@@ -9,6 +9,7 @@
 #include <mpi.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -30,7 +31,6 @@ typedef struct mpi_transport {
     MPI_Datatype block;
     size_t largest;
     bool *apart;
-    bool crowded; /* more ranks than processors on this host: spinning would keep the peer from running */
 } mpi_transport;
 
 static double seconds(void) {
@@ -203,9 +203,9 @@ static ss_status mpi_wait(ss_transport *t, ss_request *requests, const int *peer
         }
         if (first == count) return SS_OK;
         if (turn == 0) begin = seconds();
-        if (!m->crowded && turn % 16 != 0) continue;
+        if (!m->base.crowded && turn % 16 != 0) continue;
         double waited = seconds() - begin;
-        if (!m->crowded && waited < SPIN_SECONDS) continue;
+        if (!m->base.crowded && waited < SPIN_SECONDS) continue;
         bool late = t->timeout > 0 && waited > t->timeout;
         if (late || turn % 64 == 0) { /* an error behind the first pending request must not hide until the timeout */
             for (int i = first + 1; i < count; i++) {
@@ -256,7 +256,7 @@ static int look_around(mpi_transport *m) {
     if (code != MPI_SUCCESS) return code;
     int here = 1;
     code = MPI_Comm_size(host, &here);
-    m->crowded = here > sysconf(_SC_NPROCESSORS_ONLN);
+    m->base.crowded = here > sysconf(_SC_NPROCESSORS_ONLN);
     MPI_Group all = MPI_GROUP_NULL, near = MPI_GROUP_NULL;
     if (code == MPI_SUCCESS) code = MPI_Comm_group(m->comm, &all);
     if (code == MPI_SUCCESS) code = MPI_Comm_group(host, &near);
@@ -293,6 +293,8 @@ ss_status ss_transport_mpi(const void *comm, ss_transport **out, ss_error *err) 
         }
         m->base.apart = m->apart;
         m->base.part = PART;
+        const char *shared = getenv("SAMESTEP_SHARED_MEMORY");
+        m->base.shares = !shared || strcmp(shared, "0") != 0;
         code = look_around(m);
     }
     if (code == MPI_SUCCESS) code = MPI_Type_contiguous((int)BLOCK, MPI_BYTE, &m->block);

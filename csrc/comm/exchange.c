@@ -1,14 +1,22 @@
 /* The exchange: gradients go straight from the partials to the owners of the pieces, one message per block and peer, without a copy; parameters come back the same way. Between hosts a message
  * is cut into parts of the size that the transport prefers.
  *
+ * Neighbours (ranks of one host that have mapped each other's memory) need no messages. Each has a line of flags for every bucket: `posted` shows the round in which its partials became complete,
+ * `gathered` that in which its piece of the result did, and the line behind the last bucket that in which it has stopped to read. A rank writes its memory again when all neighbours show that,
+ * which is what the end of a round waits for; no neighbour can therefore be a round ahead, and a flag shows this round or an earlier one.
+ *
  * All messages of a bucket from one rank to another have one tag and are posted in block order on both sides, so they need no other label, and a rank that is a round ahead does no harm.
  * Pieces without elements cost no message. Everything is laid out at creation for a batch that fills all lanes: fewer lanes with samples never make more blocks.
  */
 #include "comm/exchange.h"
 #include <assert.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 #include "base/alloc.h"
 #include "base/shape.h"
+#include "comm/collective.h"
 
 enum {
     GRAIN = 16,                                            /* elements: pieces begin on cache lines */
@@ -31,8 +39,24 @@ typedef struct bucket {
     const float *partials;      /* of the round, (own blocks, elements) at block_stride */
     int64_t block_stride;
     bool posted, gathered;
+    float *data; /* gathered into */
+    int copied;  /* of the other ranks, in the order of their pieces' copies: 1 ... size - 1 */
     flight gradients_in, gradients_out, parameters;
 } bucket;
+
+/* What a rank tells its neighbours about a bucket; a cache line each, which only that rank writes. Places are valid once the flag shows the round. */
+typedef struct line {
+    _Alignas(64) _Atomic uint32_t posted, gathered;
+    int32_t partials_region, data_region;
+    int64_t partials, block_stride, data; /* bytes into the region; elements */
+} line;
+
+/* A rank of this host whose memory is mapped. */
+typedef struct neighbour {
+    ss_exchange_card card;
+    const char *region[1 + SS_EXCHANGE_REGIONS]; /* region 0: its lines */
+    const line *lines;                           /* NULL: not a neighbour, messages go there */
+} neighbour;
 
 struct ss_exchange {
     ss_transport *t;
@@ -44,6 +68,15 @@ struct ss_exchange {
     ss_request *request;
     int *peer;
     float *staging;
+    int64_t staged; /* bytes */
+    /* Direct loads. */
+    uint32_t round, ended; /* rounds begun; the last one whose end was told to the neighbours */
+    int regions, neighbours;
+    line *lines; /* [buckets + 1] of this rank; the last one's `posted` is the round that has ended. NULL: the transport does not share memory */
+    int lines_file;
+    ss_card region[1 + SS_EXCHANGE_REGIONS]; /* of this rank */
+    neighbour *near;                         /* [size] */
+    ss_exchange_card *card;                  /* [size] scratch of the introduction */
     /* The round: the blocks of all ranks in order. */
     int32_t planned;      /* lanes' pattern in the tables: min(batch, lanes) */
     ss_span *lane;        /* [lanes] scratch */
@@ -147,6 +180,8 @@ static ss_status take(ss_exchange *x, int64_t count, size_t item, void *out, ss_
     return SS_OK;
 }
 
+static size_t lines_bytes(const ss_exchange *x) { return ((size_t)x->buckets + 1) * sizeof *x->lines; }
+
 /* Hands the next `count` requests to a flight. */
 static flight board(ss_exchange *x, int64_t *used, int64_t count) {
     flight f = {.request = x->request + *used, .peer = x->peer + *used};
@@ -188,6 +223,15 @@ ss_status ss_exchange_create_on(ss_transport *t, int64_t elements, const int64_t
     SS_TRY(take(x, requests, sizeof *x->request, &x->request, err));
     SS_TRY(take(x, requests, sizeof *x->peer, &x->peer, err));
     SS_TRY(take(x, staged, sizeof *x->staging, &x->staging, err));
+    x->staged = staged * (int64_t)sizeof *x->staging;
+    if (t->shares && t->size > 1) {
+        SS_TRY(take(x, t->size, sizeof *x->near, &x->near, err));
+        SS_TRY(take(x, t->size, sizeof *x->card, &x->card, err));
+        x->lines = ss_calloc_shared(lines_bytes(x), &x->lines_file);
+        if (x->lines) x->bytes += (int64_t)lines_bytes(x);
+        x->region[0] = ss_card_of(x->lines, lines_bytes(x), x->lines ? x->lines_file : -1);
+        x->regions = 1;
+    }
 
     int64_t used = 0;
     float *row = x->staging;
@@ -219,6 +263,10 @@ void ss_exchange_free(ss_exchange *x) {
             if (f == &b->gradients_in && !gone) released = false;
         }
     }
+    ss_exchange_disconnect(x);
+    ss_free_shared(x->lines, x->lines ? lines_bytes(x) : 0, x->lines_file);
+    ss_free(x->card);
+    ss_free(x->near);
     if (released) ss_free(x->staging); /* else a transfer may still write there: a leak is better than a torn heap */
     ss_free(x->peer);
     ss_free(x->request);
@@ -230,6 +278,103 @@ void ss_exchange_free(ss_exchange *x) {
     ss_free(x);
 }
 
+/* ---- neighbours ---- */
+
+void ss_exchange_share(ss_exchange *x, const void *memory, size_t bytes, int file) {
+    if (!x->regions) return; /* the transport shares no memory */
+    assert(x->regions <= SS_EXCHANGE_REGIONS && !x->neighbours);
+    x->region[x->regions++] = ss_card_of(memory, bytes, file);
+}
+
+ss_exchange_card ss_exchange_card_of(const ss_exchange *x) {
+    ss_exchange_card card;
+    for (int k = 0; k <= SS_EXCHANGE_REGIONS; k++) card.region[k] = k < x->regions ? x->region[k] : (ss_card){.file = -1};
+    return card;
+}
+
+int ss_exchange_neighbours(const ss_exchange *x) { return x->neighbours; }
+
+static bool is_near(const ss_exchange *x, int rank) { return x->neighbours && x->near[rank].lines; }
+
+void ss_exchange_disconnect(ss_exchange *x) {
+    for (int r = 0; x->near && r < x->size; r++) {
+        neighbour *n = &x->near[r];
+        for (int k = 0; k <= SS_EXCHANGE_REGIONS; k++) ss_card_unmap(&n->card.region[k], n->region[k]);
+        *n = (neighbour){0};
+    }
+    x->neighbours = 0;
+}
+
+bool ss_exchange_connect(ss_exchange *x, const ss_exchange_card *cards, const bool *near, ss_error *err) {
+    if (!x->lines) {
+        ss_error_set(err, SS_ERR_STATE, __FILE__, __LINE__, "rank %d has no memory that others can map", x->rank);
+        return false;
+    }
+    int count = 0;
+    for (int r = 0; r < x->size; r++) {
+        neighbour *n = &x->near[r];
+        if (r == x->rank || !near[r]) continue;
+        n->card = cards[r];
+        for (int k = 0; k < x->regions; k++) {
+            n->region[k] = ss_card_map(&n->card.region[k]);
+            if (n->region[k] && (k || n->card.region[k].bytes == (int64_t)lines_bytes(x))) continue;
+            ss_error_set(err, SS_ERR_STATE, __FILE__, __LINE__, "rank %d cannot map the memory of rank %d (process %d)", x->rank, r, (int)n->card.region[k].process);
+            ss_exchange_disconnect(x);
+            return false;
+        }
+        count++;
+    }
+    for (int r = 0; r < x->size; r++)
+        if (r != x->rank && near[r]) x->near[r].lines = (const line *)(const void *)x->near[r].region[0];
+    x->neighbours = count;
+    return true;
+}
+
+static void free_staging(ss_exchange *x) {
+    ss_free(x->staging);
+    x->staging = NULL;
+    for (int i = 0; i < x->buckets; i++) x->bucket[i].staging = NULL;
+    x->bytes -= x->staged;
+    x->staged = 0;
+}
+
+/* Every rank's outcome, 1 where it has mapped what it wanted. */
+static ss_status share_outcome(ss_exchange *x, uint8_t *outcome, ss_error *err) {
+    size_t offset[SS_MAX_LANES], size[SS_MAX_LANES];
+    for (int r = 0; r < x->size; r++) offset[r] = (size_t)r, size[r] = 1;
+    return ss_allgather(x->t, outcome, offset, size, err);
+}
+
+ss_status ss_exchange_introduce(ss_exchange *x, ss_error *err) {
+    ss_status status = SS_OK;
+    ss_transport *t = x->t;
+    if (t->size == 1) return SS_OK;
+    size_t offset[SS_MAX_LANES], size[SS_MAX_LANES];
+    uint8_t outcome[SS_MAX_LANES] = {0}; /* ranks never exceed lanes */
+    bool near[SS_MAX_LANES];
+    if (!t->shares) return SS_OK; /* a property of the kind of transport: the same on every rank */
+    bool able = x->lines;
+    for (int k = 0; able && k < x->regions; k++) able = x->region[k].file >= 0;
+    outcome[x->rank] = able;
+    SS_TRY(share_outcome(x, outcome, err));
+    x->card[x->rank] = ss_exchange_card_of(x);
+    for (int r = 0; r < t->size; r++) {
+        near[r] = able && outcome[r] && !(t->apart && t->apart[r]);
+        offset[r] = (size_t)r * sizeof *x->card;
+        size[r] = sizeof *x->card;
+    }
+    SS_TRY(ss_allgather(t, x->card, offset, size, err));
+    memset(outcome, 0, sizeof outcome);
+    outcome[x->rank] = able && ss_exchange_connect(x, x->card, near, NULL);
+    SS_TRY(share_outcome(x, outcome, err));
+    bool all = true;
+    for (int r = 0; r < t->size; r++) all = all && (!near[r] || outcome[r]);
+    if (!all) ss_exchange_disconnect(x);
+    if (x->neighbours == x->size - 1) free_staging(x); /* nothing will ever be received */
+done:
+    return status;
+}
+
 int64_t ss_exchange_bytes(const ss_exchange *x) { return x->bytes; }
 int ss_exchange_blocks(const ss_exchange *x) { return own_blocks(x); }
 
@@ -239,6 +384,10 @@ static bool under_way(const flight *f) { return f->first < f->count; }
 
 void ss_exchange_begin(ss_exchange *x, int64_t batch) {
     assert(batch >= 0);
+    bool posted = false;
+    for (int i = 0; i < x->buckets; i++) posted = posted || x->bucket[i].posted;
+    if (x->neighbours && posted && x->ended != x->round) x->failed = true; /* a neighbour may still read */
+    x->round++;
     for (int i = 0; i < x->buckets; i++) {
         bucket *b = &x->bucket[i];
         if (under_way(&b->gradients_in) || under_way(&b->gradients_out) || under_way(&b->parameters)) {
@@ -250,6 +399,8 @@ void ss_exchange_begin(ss_exchange *x, int64_t batch) {
         bucket *b = &x->bucket[i];
         b->posted = b->gathered = false;
         b->partials = NULL;
+        b->data = NULL;
+        b->copied = 1;
         b->gradients_in.count = b->gradients_in.first = 0;
         b->gradients_out.count = b->gradients_out.first = 0;
         b->parameters.count = b->parameters.first = 0;
@@ -288,6 +439,92 @@ static ss_status start_receive(ss_exchange *x, flight *f, float *data, int64_t c
     return SS_OK;
 }
 
+/* Where memory lies among what this rank shares. */
+static ss_status place_of(ss_exchange *x, const void *memory, int32_t *region, int64_t *at, ss_error *err) {
+    for (int k = 1; k < x->regions; k++) {
+        const uint64_t begin = x->region[k].address, address = (uint64_t)(uintptr_t)memory;
+        if (address < begin || address >= begin + (uint64_t)x->region[k].bytes) continue;
+        *region = k;
+        *at = (int64_t)(address - begin);
+        return SS_OK;
+    }
+    x->failed = true;
+    return SS_FAIL(err, SS_ERR_STATE, "the exchange was given memory that it does not share with the other ranks of the host");
+}
+
+/* ---- flags of neighbours ---- */
+
+static bool shows(const _Atomic uint32_t *flag, uint32_t round) { return atomic_load_explicit((_Atomic uint32_t *)flag, memory_order_acquire) == round; }
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Until a neighbour's flag shows this round. */
+static ss_status wait_flag(ss_exchange *x, const _Atomic uint32_t *flag, int peer, ss_error *err) {
+    enum { SPINS = 2000, BETWEEN_LOOKS = 64 };
+    const ss_transport *t = x->t;
+    double begin = 0;
+    for (uint64_t turn = 0; !shows(flag, x->round); turn++) {
+        if (turn < SPINS && !t->crowded) {
+            __builtin_ia32_pause();
+            continue;
+        }
+        if (turn % BETWEEN_LOOKS == 0) {
+            if (begin == 0) begin = seconds();
+            if (x->neighbours < x->size - 1) ss_exchange_progress(x); /* others wait for messages of this rank */
+            if (t->timeout > 0 && seconds() - begin > t->timeout) {
+                x->failed = true;
+                return SS_FAIL(err, SS_ERR_RANK_FAILED,
+                               "rank %d of %d waited %g s, and rank %d did not answer: it died, it is stopped or very slow, or it runs a different sequence of calls", x->rank,
+                               x->size, t->timeout, peer);
+            }
+        }
+        sched_yield();
+    }
+    return SS_OK;
+}
+
+/* Whether all neighbours have posted a bucket in this round. */
+static bool all_posted(const ss_exchange *x, int index) {
+    for (int r = 0; x->neighbours && r < x->size; r++)
+        if (is_near(x, r) && !shows(&x->near[r].lines[index].posted, x->round)) return false;
+    return true;
+}
+
+/* Copies what neighbours have made of their pieces, in order, until one is not ready or, with wait, all are here. */
+static ss_status copy_pieces(ss_exchange *x, int index, bool wait, bool *done, ss_error *err) {
+    bucket *b = &x->bucket[index];
+    *done = true;
+    for (; x->neighbours && b->gathered && b->copied < x->size; b->copied++) {
+        const int from = (x->rank - b->copied + x->size) % x->size;
+        int64_t begin, end;
+        if (!is_near(x, from)) continue;
+        ss_exchange_piece(x, index, from, &begin, &end);
+        if (begin >= end) continue;
+        const line *theirs = &x->near[from].lines[index];
+        if (wait) {
+            ss_status status = wait_flag(x, &theirs->gathered, from, err);
+            if (status != SS_OK) return status;
+        } else if (!shows(&theirs->gathered, x->round)) {
+            *done = false;
+            return SS_OK;
+        }
+        const float *source = (const float *)(const void *)(x->near[from].region[theirs->data_region] + theirs->data);
+        memcpy(b->data + begin, source + begin, (size_t)(end - begin) * sizeof *source);
+    }
+    return SS_OK;
+}
+
+/* This rank reads nothing of its neighbours any more. */
+static void tell_end(ss_exchange *x) {
+    if (!x->neighbours || x->ended == x->round) return;
+    x->ended = x->round;
+    atomic_store_explicit(&x->lines[x->buckets].posted, x->round, memory_order_release);
+}
+
 /* Row of staging of a block, counted over all ranks, that is not an own one. */
 static int64_t staging_row(const ss_exchange *x, int block) { return block < x->first_block[x->rank] ? block : block - own_blocks(x); }
 
@@ -306,15 +543,23 @@ ss_status ss_exchange_post(ss_exchange *x, int index, const float *partials, int
     /* Ranks begin with different peers, so that nobody is everybody's first. */
     for (int i = 1; i < x->size && length > 0; i++) {
         int from = (x->rank - i + x->size) % x->size;
+        if (is_near(x, from)) continue;
         for (int g = x->first_block[from]; g < x->first_block[from + 1]; g++)
             SS_TRY(start_receive(x, &b->gradients_in, b->staging + staging_row(x, g) * row_length(b), length, from, tag, err));
     }
     for (int i = 1; i < x->size; i++) {
         int to = (x->rank + i) % x->size;
         int64_t begin, end;
+        if (is_near(x, to)) continue;
         ss_exchange_piece(x, index, to, &begin, &end);
         for (int j = 0; j < own_blocks(x) && begin < end; j++)
             SS_TRY(start_send(x, &b->gradients_out, partials + j * block_stride + begin, end - begin, to, tag, err));
+    }
+    if (x->neighbours) {
+        line *mine = &x->lines[index];
+        mine->block_stride = block_stride;
+        if (own_blocks(x)) SS_TRY(place_of(x, partials, &mine->partials_region, &mine->partials, err));
+        atomic_store_explicit(&mine->posted, x->round, memory_order_release);
     }
 done:
     return status;
@@ -354,7 +599,7 @@ ss_status ss_exchange_poll(ss_exchange *x, int index, bool *ready, ss_error *err
     ss_status status = check_posted(x, index, err);
     bool done = false;
     if (status == SS_OK) status = advance(x, &x->bucket[index].gradients_in, &done, err);
-    if (status == SS_OK) *ready = done;
+    if (status == SS_OK) *ready = done && all_posted(x, index);
     return status;
 }
 
@@ -371,12 +616,20 @@ void ss_exchange_progress(ss_exchange *x) {
 
 ss_status ss_exchange_wait(ss_exchange *x, int index, ss_error *err) {
     ss_status status = check_posted(x, index, err);
-    return status == SS_OK ? finish(x, &x->bucket[index].gradients_in, err) : status;
+    if (status == SS_OK) status = finish(x, &x->bucket[index].gradients_in, err);
+    for (int r = 0; x->neighbours && r < x->size && status == SS_OK; r++)
+        if (is_near(x, r)) status = wait_flag(x, &x->near[r].lines[index].posted, r, err);
+    return status;
 }
 
-static const float *leaf(const ss_exchange *x, const bucket *b, int block, int64_t at) {
-    int own = x->first_block[x->rank];
-    if (block >= own && block < own + own_blocks(x)) return b->partials + (block - own) * b->block_stride + at;
+/* Element `at` of a block of rank `from`. */
+static const float *leaf(const ss_exchange *x, const bucket *b, int from, int block, int64_t at) {
+    const int j = block - x->first_block[from];
+    if (from == x->rank) return b->partials + j * b->block_stride + at;
+    if (is_near(x, from)) {
+        const line *theirs = &x->near[from].lines[b - x->bucket];
+        return (const float *)(const void *)(x->near[from].region[theirs->partials_region] + theirs->partials) + j * theirs->block_stride + at;
+    }
     return b->staging + staging_row(x, block) * row_length(b) + (at - b->own_begin);
 }
 
@@ -387,7 +640,7 @@ static void add(float *into, const float *left, const float *right, int64_t n) {
 void ss_exchange_fold(const ss_exchange *x, int index, int64_t begin, int64_t end, float *out) {
     assert(index >= 0 && index < x->buckets);
     const bucket *b = &x->bucket[index];
-    assert(b->posted && !under_way(&b->gradients_in));
+    assert(b->posted && !under_way(&b->gradients_in) && all_posted(x, index));
     assert(begin >= end || (begin >= b->own_begin && end <= b->own_end));
     int total = x->first_block[x->size];
     float sum[MOST_DEPTH][CHUNK];
@@ -399,8 +652,9 @@ void ss_exchange_fold(const ss_exchange *x, int index, int64_t begin, int64_t en
             memset(out + at, 0, (size_t)n * sizeof *out);
             continue;
         }
-        for (int g = 0; g < total; g++) {
-            stack[height++] = leaf(x, b, g, at);
+        for (int g = 0, from = 0; g < total; g++) {
+            while (g >= x->first_block[from + 1]) from++;
+            stack[height++] = leaf(x, b, from, g, at);
             for (int32_t joins = x->adds[g]; joins > 0; joins--, height--) {
                 /* Only the very last sum is written to out, which may be a leaf. */
                 float *into = g == total - 1 && joins == 1 ? out + at : sum[height - 2];
@@ -424,11 +678,20 @@ ss_status ss_exchange_gather(ss_exchange *x, int index, float *data, ss_error *e
     for (int i = 1; i < x->size; i++) {
         int from = (x->rank - i + x->size) % x->size;
         int64_t begin, end;
+        if (is_near(x, from)) continue;
         ss_exchange_piece(x, index, from, &begin, &end);
         if (begin < end) SS_TRY(start_receive(x, &b->parameters, data + begin, end - begin, from, tag, err));
     }
-    for (int i = 1; i < x->size && b->own_begin < b->own_end; i++)
-        SS_TRY(start_send(x, &b->parameters, data + b->own_begin, b->own_end - b->own_begin, (x->rank + i) % x->size, tag, err));
+    for (int i = 1; i < x->size && b->own_begin < b->own_end; i++) {
+        int to = (x->rank + i) % x->size;
+        if (!is_near(x, to)) SS_TRY(start_send(x, &b->parameters, data + b->own_begin, b->own_end - b->own_begin, to, tag, err));
+    }
+    if (x->neighbours) {
+        line *mine = &x->lines[index];
+        b->data = data;
+        SS_TRY(place_of(x, data, &mine->data_region, &mine->data, err));
+        atomic_store_explicit(&mine->gathered, x->round, memory_order_release);
+    }
 done:
     return status;
 }
@@ -444,7 +707,11 @@ ss_status ss_exchange_poll_end(ss_exchange *x, bool *done, ss_error *err) {
             status = advance(x, flights[k], &all, err);
             if (status != SS_OK) return status;
         }
+        if (all) status = copy_pieces(x, i, false, &all, err);
+        if (status != SS_OK) return status;
     }
+    if (all) tell_end(x);
+    for (int r = 0; x->neighbours && r < x->size && all; r++) all = !is_near(x, r) || shows(&x->near[r].lines[x->buckets].posted, x->round);
     *done = all;
     return SS_OK;
 }
@@ -457,7 +724,12 @@ ss_status ss_exchange_end(ss_exchange *x, ss_error *err) {
         SS_TRY(finish(x, &b->gradients_in, err));
         SS_TRY(finish(x, &b->gradients_out, err));
         SS_TRY(finish(x, &b->parameters, err));
+        bool done;
+        SS_TRY(copy_pieces(x, i, true, &done, err));
     }
+    tell_end(x);
+    for (int r = 0; x->neighbours && r < x->size; r++)
+        if (is_near(x, r)) SS_TRY(wait_flag(x, &x->near[r].lines[x->buckets].posted, r, err));
 done:
     return status;
 }

@@ -3,11 +3,15 @@
  * The gradient arena is cut into buckets; each bucket is cut into one piece per rank, at multiples of 16 elements. The owner of a piece receives every rank's partials (blocks of the lane tree) and
  * folds them with the program of base/lanes.h, so the result has the bits of the lane tree at any rank count. The caller updates its pieces (optimizer) and ss_exchange_gather sends the parameters out.
  *
+ * Ranks of one host that have been introduced to each other send no messages: the owner of a piece reads the others' partials where they lie and folds them from there, and the others read
+ * the owner's result. Flags in shared memory, a line for each bucket, tell how far a rank has come in its round.
+ *
  * Written as a state machine without blocking calls: post -> ready? -> fold -> gather -> done?, so a simulator can interleave 1,000 ranks in one thread, and a plan can overlap it with compute.
  */
 #ifndef SS_COMM_EXCHANGE_H
 #define SS_COMM_EXCHANGE_H
 #include "base/lanes.h"
+#include "base/shared.h"
 #include "comm/transport.h"
 
 typedef struct ss_exchange ss_exchange;
@@ -25,6 +29,23 @@ static inline ss_status ss_exchange_create(ss_transport *t, int64_t elements, co
 void ss_exchange_free(ss_exchange *x);
 /* Bytes that create holds for staging and requests. */
 int64_t ss_exchange_bytes(const ss_exchange *x);
+
+/* Memory in which the partials and the data of all coming rounds lie (a shared arena or a part of it; file: its descriptor). At most SS_EXCHANGE_REGIONS, before the introduction. */
+enum { SS_EXCHANGE_REGIONS = 3 };
+void ss_exchange_share(ss_exchange *x, const void *memory, size_t bytes, int file);
+/* What the neighbours need to know of this rank. */
+typedef struct ss_exchange_card {
+    ss_card region[1 + SS_EXCHANGE_REGIONS];
+} ss_exchange_card;
+ss_exchange_card ss_exchange_card_of(const ss_exchange *x);
+/* Maps the memory of all ranks with near[r] (not this rank itself); cards[r] is rank r's. False: one of them cannot be mapped, and nothing has changed. Local. */
+bool ss_exchange_connect(ss_exchange *x, const ss_exchange_card *cards, const bool *near, ss_error *err);
+/* From now on messages go to all ranks again. */
+void ss_exchange_disconnect(ss_exchange *x);
+/* Collective, between rounds: the ranks of each host exchange cards and connect; where one of them cannot, all of them go on with messages. */
+ss_status ss_exchange_introduce(ss_exchange *x, ss_error *err);
+/* Other ranks whose memory this one reads directly. */
+int ss_exchange_neighbours(const ss_exchange *x);
 
 /* Tells which lanes hold samples in the coming round (batch decides): every rank derives all ranks' blocks from it. The round before must have ended. */
 void ss_exchange_begin(ss_exchange *x, int64_t batch);

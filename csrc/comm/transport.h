@@ -19,6 +19,8 @@ struct ss_transport {
     int rank, size;
     const bool *apart; /* [size] whether a rank is on another host than this one; NULL: none is. Two ranks agree about each other */
     size_t part;       /* bytes: what goes to a rank apart travels fastest in messages of at most this size; 0: of any size */
+    bool shares;       /* ranks that are not apart are processes of one machine, which can map each other's memory (base/shared.h) */
+    bool crowded;      /* more ranks than processors on this host: whoever spins keeps its peer from running */
     double timeout; /* seconds that wait may take before it answers SS_ERR_RANK_FAILED and names the ranks that did not answer; 0: no limit */
     ss_status (*send)(ss_transport *t, const void *data, size_t bytes, int peer, int tag, ss_request *request, ss_error *err);
     ss_status (*receive)(ss_transport *t, void *data, size_t bytes, int peer, int tag, ss_request *request, ss_error *err);

@@ -10,6 +10,7 @@
  * preceded by a repetition that does not count, and its sums are checked. Between commands all ranks sleep, so that a third contestant can be timed beside this program. */
 #include <mpi.h>
 #include <time.h>
+#include "base/arena.h"
 #include "base/shape.h"
 #include "comm/comm_mpi.h"
 #include "comm/exchange.h"
@@ -22,6 +23,7 @@ typedef struct arena {
     int64_t what, elements, bucket, lanes;
     int buckets, blocks;
     ss_exchange *exchange;
+    ss_arena *memory[2]; /* as a model's: in shared memory */
     float *partials, *data; /* (blocks, elements) and (elements) */
 } arena;
 
@@ -39,8 +41,8 @@ static float value(int rank, int block, int64_t element) { return (float)((eleme
 
 static void release(void) {
     ss_exchange_free(a.exchange);
-    free(a.partials);
-    free(a.data);
+    ss_arena_free(a.memory[0]);
+    ss_arena_free(a.memory[1]);
     a = (arena){0};
 }
 
@@ -59,9 +61,16 @@ static void prepare(int64_t what, int64_t elements, int64_t bucket, int64_t lane
         ss_exchange_begin(a.exchange, lanes);
         a.blocks = ss_exchange_blocks(a.exchange);
     }
-    a.partials = malloc((size_t)(elements * a.blocks) * sizeof *a.partials);
-    a.data = malloc((size_t)elements * sizeof *a.data);
-    CHECK(a.partials && a.data, "no memory for %lld elements", (long long)elements);
+    int64_t at[2];
+    for (int k = 0; k < 2; k++) {
+        ss_arena_plan plan = {0};
+        CHECK_OK(ss_region_add(&plan, (k ? 1 : a.blocks) * elements * (int64_t)sizeof(float), &at[k], &err));
+        CHECK_OK(ss_arena_create_shared(&plan, &a.memory[k], &err));
+        if (a.exchange) ss_exchange_share(a.exchange, ss_arena_at(a.memory[k], 0), (size_t)ss_arena_bytes(a.memory[k]), ss_arena_file(a.memory[k]));
+    }
+    a.partials = ss_arena_at(a.memory[0], at[0]);
+    a.data = ss_arena_at(a.memory[1], at[1]);
+    if (a.exchange) CHECK_OK(ss_exchange_introduce(a.exchange, &err));
     for (int j = 0; j < a.blocks; j++)
         for (int64_t e = 0; e < elements; e++) a.partials[j * elements + e] = value(t->rank, j, e);
     memset(a.data, 0, (size_t)elements * sizeof *a.data);
@@ -77,8 +86,8 @@ static void exchange_once(void) {
         CHECK_OK(ss_exchange_wait(a.exchange, b, &err));
         ss_exchange_piece(a.exchange, b, t->rank, &begin, &end);
         ss_exchange_fold(a.exchange, b, begin, end, a.data);
+        CHECK_OK(ss_exchange_gather(a.exchange, b, a.data, &err));
     }
-    for (int b = 0; b < a.buckets; b++) CHECK_OK(ss_exchange_gather(a.exchange, b, a.data, &err));
     CHECK_OK(ss_exchange_end(a.exchange, &err));
 }
 

@@ -198,7 +198,8 @@ ss_status ss_model_create(const ss_graph *g, ss_transport *t, const ss_model_opt
     if (m->extra_elements) SS_TRY(ss_region_add(&plan, 4 * m->extra_elements, &extra, err));
     if (m->scratch_elements) SS_TRY(ss_region_add(&plan, 4 * m->scratch_elements, &scratch, err));
     if (m->bf16) SS_TRY(ss_region_add(&plan, 4 * ss_max(m->elements, UNIT), &rounded, err));
-    SS_TRY(ss_arena_create(&plan, &m->arena, err));
+    if (t->shares && t->size > 1) SS_TRY(ss_arena_create_shared(&plan, &m->arena, err)); /* the other ranks of the host read the parameters there */
+    else SS_TRY(ss_arena_create(&plan, &m->arena, err));
     if (m->bf16) m->rounded = ss_arena_at(m->arena, rounded);
     if (m->extra_elements) m->extra = ss_arena_at(m->arena, extra);
     if (m->scratch_elements) m->scratch = ss_arena_at(m->arena, scratch);

@@ -12,6 +12,7 @@ void ss_session_free(ss_session *s) {
     if (!s) return;
     ss_trace_close(s->trace);
     ss_exchange_free(s->exchange);
+    ss_arena_free(s->gradient_arena);
     ss_arena_free(s->arena);
     for (int k = 0; k < s->joins; k++) ss_group_join_free(s->join[k]);
     ss_free(s->unread);
@@ -148,7 +149,10 @@ static ss_status make_exchange(ss_session *s, ss_error *err) {
     }
     ss_status status = ss_exchange_create_on(s->model->transport, s->gradient_elements, cuts, s->buckets, s->schedule->lanes, s->model->owners, &s->exchange, err);
     ss_free(cuts);
-    return status;
+    if (status != SS_OK) return status;
+    ss_arena *const shared[] = {s->gradient_arena, s->model->arena};
+    for (int k = 0; k < 2; k++) ss_exchange_share(s->exchange, ss_arena_at(shared[k], 0), (size_t)ss_arena_bytes(shared[k]), ss_arena_file(shared[k]));
+    return SS_OK;
 }
 
 typedef struct regions {
@@ -159,7 +163,7 @@ static ss_status make_arena(ss_session *s, const ss_graph *g, ss_error *err) {
     ss_status status = SS_OK;
     const ss_program *p = s->program;
     const ss_schedule *w = s->schedule;
-    ss_arena_plan plan = {0};
+    ss_arena_plan plan = {0}, gradient_plan = {0};
     regions at = {0};
     int local = w->run.hi - w->run.lo, wide = (int)ss_max(ss_max(p->prepares, p->results), 1);
     int64_t *offset = ss_calloc((size_t)(2 * p->stats + 2 * g->inputs + 1), sizeof *offset), bytes;
@@ -173,7 +177,7 @@ static ss_status make_arena(ss_session *s, const ss_graph *g, ss_error *err) {
             status = SS_FAIL(err, SS_ERR_MEMORY, "gradients overflow the address space");
             goto done;
         }
-        SS_TRY(ss_region_add(&plan, bytes, &at.gradient, err));
+        SS_TRY(ss_region_add(&gradient_plan, bytes, &at.gradient, err));
     }
     for (int k = 0; k < p->stats; k++) {
         SS_TRY(ss_region_add(&plan, 4 * p->stat[k].length * local, &offset[2 * k], err));
@@ -197,7 +201,11 @@ static ss_status make_arena(ss_session *s, const ss_graph *g, ss_error *err) {
     s->scratch = ss_arena_at(s->arena, at.scratch);
     s->lane_value = ss_arena_at(s->arena, at.lane_value);
     s->gathered = ss_arena_at(s->arena, at.gathered);
-    if (s->training) s->gradient = ss_arena_at(s->arena, at.gradient);
+    if (s->training) { /* in memory of its own: the other ranks of the host read it there */
+        if (s->model->transport->shares) SS_TRY(ss_arena_create_shared(&gradient_plan, &s->gradient_arena, err));
+        else SS_TRY(ss_arena_create(&gradient_plan, &s->gradient_arena, err));
+        s->gradient = ss_arena_at(s->gradient_arena, at.gradient);
+    }
     for (int k = 0; k < p->stats; k++) {
         s->stat[k].lanes = ss_arena_at(s->arena, offset[2 * k]);
         s->stat[k].groups = ss_arena_at(s->arena, offset[2 * k + 1]);
@@ -211,7 +219,7 @@ static ss_status make_arena(ss_session *s, const ss_graph *g, ss_error *err) {
     ss_arena_mark(s->arena, at.scratch);
     ss_arena_mark(s->arena, at.lane_value);
     ss_arena_mark(s->arena, at.gathered);
-    if (s->training) ss_arena_mark(s->arena, at.gradient);
+    if (s->training) ss_arena_mark(s->gradient_arena, at.gradient);
     for (int k = 0; k < 2 * (p->stats + g->inputs); k++) ss_arena_mark(s->arena, offset[k]);
 done:
     ss_free(offset);

@@ -46,6 +46,7 @@ typedef struct ss_session {
     int *join_lanes;
     int joins;
     ss_stat_memory *stat;
+    bool introduced;       /* the ranks of a host have mapped each other's memory, or know that they cannot */
     ss_exchange *exchange; /* NULL on one rank, without training, or with compression */
     ss_trace *trace;
 
@@ -56,7 +57,7 @@ typedef struct ss_session {
     ss_extra *extra;
     int buckets, extras;
 
-    ss_arena *arena;
+    ss_arena *arena, *gradient_arena; /* the second only for training */
     char *activations;
     char *scratch;
     float *gradient; /* [most_blocks][gradient_elements] */

@@ -241,6 +241,11 @@ static ss_status begin_step(ss_session *s, ss_status local, ss_error *err) {
     if (status == SS_OK) status = prepare_local(s, err);
     if (s->model->transport->size > 1) status = agree(s, status, err);
     if (status != SS_OK) return status;
+    if (s->exchange && !s->introduced) { /* here all ranks are known to take part */
+        status = ss_exchange_introduce(s->exchange, err);
+        if (status != SS_OK) return status;
+        s->introduced = true;
+    }
     for (int g = 0; s->training && m->optim->prepare && g < m->groups; g++) /* from rank 0's hyper-parameters, the same bits on every machine */
         m->optim->prepare(m->hyper + g * SS_MAX_HYPER, m->step + 1, m->derived + g * SS_MAX_DERIVED);
     for (int k = 0; k < p->prepares; k++) {
@@ -816,6 +821,7 @@ ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool do_update,
         status = s->status;
         if (err) *err = s->error;
     }
+    if (status == SS_OK && s->training) status = ss_arena_check(s->gradient_arena, err);
     if (status == SS_OK) status = ss_arena_check(s->arena, err); /* red zones of the regions; nothing in release builds */
     if (status == SS_OK && s->exchange && s->gradients && !s->whole_gradient) status = gather_pieces(s, s->gradient, err);
     if (status == SS_OK && s->program->results) status = finish_results(s, results ? results : s->unread, err);
