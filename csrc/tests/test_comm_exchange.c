@@ -18,6 +18,7 @@ typedef struct setting {
     bool identical; /* batch and numbers are the same in each round */
     int per_host;   /* ranks on one host; 0: all of them */
     int64_t part;   /* elements of a message between hosts, at most */
+    bool shares;    /* ranks of a host read each other's memory */
 } setting;
 
 typedef struct player {
@@ -25,6 +26,8 @@ typedef struct player {
     int round, next_bucket, blocks;
     bool begun, folded[MOST_BUCKETS];
     float *partials, *fold, *data;
+    size_t partials_bytes, data_bytes;
+    int partials_file, data_file; /* of shared memory */
     bool *apart;
 } player;
 
@@ -58,7 +61,7 @@ static void expected_traffic(const setting *s, int64_t batch, uint64_t *messages
             if (last > s->cut[b + 1] - s->cut[b]) last = s->cut[b + 1] - s->cut[b];
             if (first >= last) continue;
             for (int r = 0; r < s->ranks; r++) {
-                if (r == owner) continue;
+                if (r == owner || (s->shares && !apart(s, r, owner))) continue;
                 uint64_t here = (uint64_t)owed[r] + 1;
                 *messages += here * (uint64_t)(apart(s, r, owner) ? (last - first + s->part - 1) / s->part : 1);
                 *bytes += here * (uint64_t)(last - first) * sizeof(float);
@@ -150,6 +153,26 @@ done:
     return status;
 }
 
+/* Every rank with those of its host. */
+static void connect_players(const setting *s, player *players) {
+    ss_error err;
+    ss_exchange_card *cards = calloc((size_t)s->ranks, sizeof *cards);
+    bool *near = calloc((size_t)s->ranks, sizeof *near);
+    CHECK(cards && near);
+    for (int r = 0; r < s->ranks; r++) cards[r] = ss_exchange_card_of(players[r].x);
+    for (int r = 0; r < s->ranks; r++) {
+        int count = 0;
+        for (int other = 0; other < s->ranks; other++) {
+            near[other] = other != r && !apart(s, r, other);
+            count += near[other];
+        }
+        CHECK(ss_exchange_connect(players[r].x, cards, near, &err), "%s", err.message);
+        CHECK(ss_exchange_neighbours(players[r].x) == count);
+    }
+    free(cards);
+    free(near);
+}
+
 static void make_players(const setting *s, ss_sim *sim, player *players) {
     ss_error err;
     int64_t elements = elements_of(s);
@@ -164,24 +187,42 @@ static void make_players(const setting *s, ss_sim *sim, player *players) {
             t->apart = p->apart;
             t->part = (size_t)s->part * sizeof(float);
         }
+        t->shares = s->shares;
         uint64_t before = ss_alloc_bytes();
         CHECK_OK(ss_exchange_create(t, elements, s->cut, s->buckets, s->lanes, &p->x, &err));
-        CHECK(ss_exchange_bytes(p->x) <= (int64_t)(ss_alloc_bytes() - before) && ss_exchange_bytes(p->x) + 4096 >= (int64_t)(ss_alloc_bytes() - before));
+        if (!s->shares) CHECK(ss_exchange_bytes(p->x) <= (int64_t)(ss_alloc_bytes() - before) && ss_exchange_bytes(p->x) + 4096 >= (int64_t)(ss_alloc_bytes() - before));
         int most = tree_blocks(0, s->lanes, ss_rank_lanes(r, s->ranks, s->lanes), s->lanes, s->lanes, blocks);
-        p->partials = vector(most * (elements + 16));
         p->fold = vector(elements);
-        p->data = vector(elements);
+        if (!s->shares) {
+            p->partials = vector(most * (elements + 16));
+            p->data = vector(elements);
+            continue;
+        }
+        p->partials_bytes = (size_t)(most * (elements + 16)) * sizeof(float);
+        p->data_bytes = (size_t)elements * sizeof(float);
+        p->partials = ss_calloc_shared(p->partials_bytes, &p->partials_file);
+        p->data = ss_calloc_shared(p->data_bytes, &p->data_file);
+        CHECK(p->partials && p->data);
+        ss_exchange_share(p->x, p->partials, p->partials_bytes, p->partials_file);
+        ss_exchange_share(p->x, p->data, p->data_bytes, p->data_file);
     }
+    if (s->shares) connect_players(s, players);
     check_pieces(s, players[0].x);
     check_pieces(s, players[s->ranks - 1].x);
 }
 
 static void free_players(const setting *s, player *players) {
     for (int r = 0; r < s->ranks; r++) {
-        ss_exchange_free(players[r].x);
-        free(players[r].partials);
-        free(players[r].fold);
-        free(players[r].data);
+        player *p = &players[r];
+        ss_exchange_free(p->x);
+        if (s->shares) {
+            ss_free_shared(p->partials, p->partials_bytes, p->partials_file);
+            ss_free_shared(p->data, p->data_bytes, p->data_file);
+        } else {
+            free(p->partials);
+            free(p->data);
+        }
+        free(p->fold);
         free(players[r].apart);
     }
     free(players);
@@ -249,6 +290,65 @@ static void every_small_size(void) {
         }
     }
     group_passed("lanes 1 to 40, ranks 1 to 16");
+}
+
+/* Direct loads inside hosts of one, two, three ranks or all: the bits of messages, and no message but between hosts. */
+static void shared_memory(void) {
+    static const int ranks[] = {2, 3, 4, 6, 7, 16}, hosts[] = {0, 1, 2, 3};
+    int cases = 0;
+    for (int i = 0; i < 6; i++)
+        for (int h = 0; h < 4; h++)
+            for (int together = 0; together < 2; together++) {
+                setting s = base_setting(ranks[i] * 3 + cases % 5, ranks[i]);
+                s.network.seed = 900u + (uint64_t)cases++;
+                s.network.most_delay = 1u + (uint32_t)cases % 23;
+                s.per_host = hosts[h];
+                s.part = 32;
+                s.shares = true;
+                s.together = together;
+                s.buckets = 3;
+                s.cut[1] = 64, s.cut[2] = 64, s.cut[3] = 331;
+                s.rounds = 4;
+                s.batch[0] = s.lanes * 3 + 1, s.batch[1] = 1 + s.lanes / 3, s.batch[2] = s.lanes, s.batch[3] = 1;
+                run(&s);
+            }
+    group_passed("shared memory inside hosts of 1 to 3 ranks or all");
+}
+
+/* Memory that the neighbours do not know is refused by name, not read by nobody. */
+static void unknown_memory(void) {
+    ss_error err;
+    ss_sim *sim = NULL;
+    ss_sim_options options = {.ranks = 2, .seed = 1, .least_delay = 1, .most_delay = 1, .slow_rank = -1, .dead_rank = -1};
+    CHECK_OK(ss_sim_create(&options, &sim, &err));
+    int64_t cut[] = {0, 64};
+    ss_exchange *x[2];
+    ss_exchange_card cards[2];
+    int file[2];
+    float *known[2], *stranger = vector(64);
+    for (int r = 0; r < 2; r++) {
+        ss_sim_transport(sim, r)->shares = true;
+        CHECK_OK(ss_exchange_create(ss_sim_transport(sim, r), 64, cut, 1, 2, &x[r], &err));
+        known[r] = ss_calloc_shared(64 * sizeof(float), &file[r]);
+        CHECK(known[r]);
+        ss_exchange_share(x[r], known[r], 64 * sizeof(float), file[r]);
+        cards[r] = ss_exchange_card_of(x[r]);
+    }
+    bool near[2] = {true, true};
+    ss_exchange_card wrong[2] = {cards[0], cards[0]};
+    wrong[1].region[1].process = 1 << 30; /* no such process */
+    CHECK(!ss_exchange_connect(x[0], wrong, near, &err) && strstr(err.message, "cannot map the memory of rank 1"), "%s", err.message);
+    CHECK(ss_exchange_neighbours(x[0]) == 0);
+    for (int r = 0; r < 2; r++) CHECK(ss_exchange_connect(x[r], cards, near, &err), "%s", err.message);
+    ss_exchange_begin(x[0], 2);
+    CHECK_FAILS(ss_exchange_post(x[0], 0, stranger, 64, &err), SS_ERR_STATE);
+    for (int r = 0; r < 2; r++) {
+        ss_exchange_free(x[r]);
+        ss_free_shared(known[r], 64 * sizeof(float), file[r]);
+    }
+    free(stranger);
+    ss_sim_free(sim);
+    group_passed("memory that is not shared");
 }
 
 static void many_lanes(void) {
@@ -436,6 +536,8 @@ static void unended_round(void) {
 
 int main(void) {
     every_small_size();
+    shared_memory();
+    unknown_memory();
     many_lanes();
     several_hosts();
     slow_rank_and_running_ahead();
