@@ -328,3 +328,33 @@ def test_a_program_that_a_rank_starts_is_no_rank(mpi_run):
         "assert ss.allreduce(1) == 2\n"
     )
     assert done.returncode == 0
+
+
+# what the last rank does, what the others do, and how both are named
+DIFFERENT = {
+    "a step and a broadcast": ("ss.comm.broadcast(x)", "trainer.fit(x, y, epochs=1, batch_size=64, verbose=False)", "a broadcast from rank 0", "calls a"),
+    "a barrier and an all-gather": ("ss.comm.barrier()", "ss.comm.allgather(x)", "a barrier", "an all-gather"),
+    "two roots": ("ss.comm.broadcast(x, root=1)", "ss.comm.broadcast(x)", "a broadcast from rank 1", "a broadcast from rank 0"),
+    "training and evaluation": ("plan.evaluate(x, y)", "plan.step(x, y)", "a step without training", "a training step"),
+    "one call ahead": ("ss.comm.barrier(); plan.step(x, y)", "plan.step(x, y)", "a barrier", "a training step"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_ranks_that_do_different_things_are_named(mpi_run, name):
+    last, others, one, other = DIFFERENT[name]
+    script = (
+        TRAIN.split("LAST =")[0]
+        + "trainer = ss.Trainer(net, optimizer=optim.SGD(0.1))\n"
+        + "plan = ss.compile(net, optimizer=optim.SGD(0.1), batch_size=512)\n"
+        + "plan.step(x, y)\nplan.evaluate(x, y)\nbegan = time.time()\ntry:\n"
+        + f"    if ss.rank() == ss.size() - 1: {last}\n    else: {others}\n"
+        + "except Exception as error:\n    print(f'rank {ss.rank()} {time.time() - began:.1f} s: {error}', flush=True)\n"
+        + "    ss.comm.barrier()\n"
+    )
+    done = mpi_run(script, n=3, timeout=60)
+    lines = [line for line in done.stdout.splitlines() if "the ranks do different things" in line]
+    assert len(lines) == 3, done.stdout + done.stderr
+    for line in lines:
+        assert f"rank 2 calls {one}" in line and other in line, line
+        assert float(line.split()[2]) < 10, line

@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "comm/collective.h"
 #include "comm/comm_mpi.h"
+#include "comm/signature.h"
 
 static long environment(const char *name) {
     const char *text = getenv(name);
@@ -89,7 +90,8 @@ static PyObject *comm_barrier(PyObject *self, PyObject *unused) {
     ss_error err;
     ss_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = ss_barrier(transport_of(self), &err);
+    status = ss_signature_check(transport_of(self), "a barrier", -1, -1, &err);
+    if (status == SS_OK) status = ss_barrier(transport_of(self), &err);
     Py_END_ALLOW_THREADS
     if (status != SS_OK) return binding_raise(binding_state_of(self), &err);
     Py_RETURN_NONE;
@@ -107,7 +109,8 @@ static PyObject *comm_broadcast(PyObject *self, PyObject *args, PyObject *kwargs
     /* -1 tells the other ranks, which are waiting, that the root has nothing to send. */
     int64_t size = t->rank == root ? (PyBytes_Check(data) ? PyBytes_GET_SIZE(data) : -1) : 0;
     Py_BEGIN_ALLOW_THREADS
-    status = ss_broadcast(t, &size, sizeof size, root, &err);
+    status = ss_signature_check(t, "a broadcast", -1, root, &err);
+    if (status == SS_OK) status = ss_broadcast(t, &size, sizeof size, root, &err);
     Py_END_ALLOW_THREADS
     if (status != SS_OK) return binding_raise(binding_state_of(self), &err);
     if (size < 0) return PyErr_Format(PyExc_TypeError, "data must be bytes on the root");
@@ -142,7 +145,8 @@ static PyObject *comm_allgather(PyObject *self, PyObject *data) {
     }
     length[t->rank] = (uint64_t)PyBytes_GET_SIZE(data);
     Py_BEGIN_ALLOW_THREADS
-    status = ss_allgather(t, length, offset, size, &err);
+    status = ss_signature_check(t, "an all-gather", -1, -1, &err);
+    if (status == SS_OK) status = ss_allgather(t, length, offset, size, &err);
     Py_END_ALLOW_THREADS
     if (status != SS_OK) goto done;
     for (size_t r = 0; r < ranks; r++) {

@@ -17,6 +17,7 @@ typedef struct ss_transport ss_transport;
 struct ss_transport {
     const char *name; /* "self", "mpi", "sim" */
     int rank, size;
+    uint64_t calls;    /* of entry points at which all ranks come together (comm/signature.h) */
     const bool *apart; /* [size] whether a rank is on another host than this one; NULL: none is. Two ranks agree about each other */
     size_t part;       /* bytes: what goes to a rank apart travels fastest in messages of at most this size; 0: of any size */
     bool shares;       /* ranks that are not apart are processes of one machine, which can map each other's memory (base/shared.h) */
@@ -36,7 +37,7 @@ struct ss_transport {
 };
 
 /* Tags: the kind of traffic. */
-enum { SS_TAG_COLLECTIVE = 1, SS_TAG_STATUS = 2, SS_TAG_STAT = 3, SS_TAG_RESULT = 4, SS_TAG_GRADIENT = 16 /* + bucket */, SS_TAG_PARAMETER = 8192 /* + bucket */,
+enum { SS_TAG_COLLECTIVE = 1, SS_TAG_STATUS = 2, SS_TAG_STAT = 3, SS_TAG_RESULT = 4, SS_TAG_SIGNATURE = 5, SS_TAG_GRADIENT = 16 /* + bucket */, SS_TAG_PARAMETER = 8192 /* + bucket */,
        SS_TAG_CENTRAL = 16384 /* + messages of parameter servers */ };
 
 void ss_transport_free(ss_transport *t);

@@ -1,9 +1,11 @@
 /* The MPI transport, on any number of ranks: make check-mpi-3, or mpiexec -n 4 test_mpi_transport. SAMESTEP_TEST_HUGE=1 also sends a message of more than 2^31 bytes. */
 #include <mpi.h>
 #include <time.h>
+#include "base/arena.h"
 #include "comm/collective.h"
 #include "comm/comm_mpi.h"
 #include "comm/exchange.h"
+#include "comm/signature.h"
 #include "tests/comm_lanes.h"
 
 static ss_transport *t;
@@ -106,15 +108,28 @@ static void huge_message(void) {
     if (t->rank == 1) group_passed("huge message");
 }
 
-static void exchanges(void) {
+/* direct: the ranks, which are of one host here, read each other's memory. */
+static void exchanges(bool direct) {
     ss_error err;
     enum { ELEMENTS = 30011, LANES = 13, ROUNDS = 6 };
     static const int64_t batch[ROUNDS] = {100, 5, 13, 13, 1, 1000};
     int64_t cut[] = {0, 16384, 16400, ELEMENTS};
     ss_span blocks[LANES];
-    static float partials[LANES][ELEMENTS], data[ELEMENTS];
     ss_exchange *x = NULL;
+    ss_arena *arena = NULL;
+    ss_arena_plan plan = {0};
+    int64_t at[2];
+    CHECK_OK(ss_region_add(&plan, 4 * LANES * ELEMENTS, &at[0], &err));
+    CHECK_OK(ss_region_add(&plan, 4 * ELEMENTS, &at[1], &err));
+    CHECK_OK(ss_arena_create_shared(&plan, &arena, &err));
+    float(*partials)[ELEMENTS] = ss_arena_at(arena, at[0]), *data = ss_arena_at(arena, at[1]);
     CHECK_OK(ss_exchange_create(t, ELEMENTS, cut, 3, LANES, &x, &err));
+    if (direct) {
+        CHECK(t->shares && ss_arena_file(arena) >= 0, "no shared memory");
+        ss_exchange_share(x, ss_arena_at(arena, 0), (size_t)ss_arena_bytes(arena), ss_arena_file(arena));
+        CHECK_OK(ss_exchange_introduce(x, &err));
+        CHECK(ss_exchange_neighbours(x) == t->size - 1, "%d neighbours", ss_exchange_neighbours(x));
+    }
     uint64_t allocations = ss_alloc_count();
     for (int round = 0; round < ROUNDS; round++) {
         int count = tree_blocks(0, LANES, ss_rank_lanes(t->rank, t->size, LANES), LANES, batch[round], blocks);
@@ -143,7 +158,32 @@ static void exchanges(void) {
     }
     CHECK(ss_alloc_count() == allocations, "an exchange allocates nothing after creation");
     ss_exchange_free(x);
-    report("exchange");
+    ss_arena_free(arena);
+    report(direct ? "exchange with direct loads" : "exchange");
+}
+
+/* Ranks that do different things all say so, and name two that differ. */
+static void signatures(void) {
+    ss_error err;
+    char name[64];
+    for (int odd = 0; odd < t->size && t->size > 1; odd++) {
+        CHECK_OK(ss_signature_check(t, "a step", 12, 1, &err));
+        const bool me = t->rank == odd;
+        CHECK_FAILS(ss_signature_check(t, me ? "a barrier" : "a step", 12, 1, &err), SS_ERR_COMM);
+        snprintf(name, sizeof name, "rank %d calls a barrier of 12 elements", odd);
+        CHECK(strstr(err.message, name) && strstr(err.message, "calls a step of 12 elements from rank 1"), "%s", err.message);
+        CHECK_FAILS(ss_signature_check(t, "a step", me ? 13 : 12, 1, &err), SS_ERR_COMM);
+        snprintf(name, sizeof name, "rank %d calls a step of 13 elements", odd);
+        CHECK(strstr(err.message, name), "%s", err.message);
+        CHECK_FAILS(ss_signature_check(t, "a step", 12, me ? 0 : 1, &err), SS_ERR_COMM);
+        CHECK(strstr(err.message, "from rank 0") && strstr(err.message, "from rank 1"), "%s", err.message);
+        if (me) t->calls++;
+        CHECK_FAILS(ss_signature_check(t, "a step", -1, -1, &err), SS_ERR_COMM);
+        CHECK(strstr(err.message, "its call"), "%s", err.message);
+        if (!me) t->calls++;
+        CHECK_OK(ss_signature_check(t, "a step", -1, -1, &err));
+    }
+    report("signatures");
 }
 
 /* Rank 0 sends fewer bytes than the others wait for, and more. */
@@ -200,19 +240,33 @@ static void timeout(void) {
     static float partials[4096], data[4096];
     ss_exchange *x = NULL;
     uint64_t held = ss_alloc_bytes();
-    CHECK_OK(ss_exchange_create(t, 4096, cut, 1, t->size, &x, &err));
-    ss_exchange_begin(x, t->size);
-    if (t->rank != silent) {
-        double usual = t->timeout;
-        t->timeout = 0.2;
-        CHECK_OK(ss_exchange_post(x, 0, partials, 4096, &err));
-        CHECK_FAILS(ss_exchange_wait(x, 0, &err), SS_ERR_RANK_FAILED);
-        CHECK_FAILS(ss_exchange_gather(x, 0, data, &err), SS_ERR_STATE);
-        t->timeout = usual;
+    for (int direct = 0; direct < 2; direct++) {
+        CHECK_OK(ss_exchange_create(t, 4096, cut, 1, t->size, &x, &err));
+        int file = -1;
+        float *shared = NULL;
+        if (direct) {
+            shared = ss_calloc_shared(4096 * sizeof *shared, &file);
+            CHECK(shared);
+            ss_exchange_share(x, shared, 4096 * sizeof *shared, file);
+            CHECK_OK(ss_exchange_introduce(x, &err));
+        }
+        ss_exchange_begin(x, t->size);
+        if (t->rank != silent) {
+            double usual = t->timeout;
+            t->timeout = 0.2;
+            CHECK_OK(ss_exchange_post(x, 0, direct ? shared : partials, 4096, &err));
+            CHECK_FAILS(ss_exchange_wait(x, 0, &err), SS_ERR_RANK_FAILED);
+            char name[64];
+            snprintf(name, sizeof name, "and rank %d did not answer", silent);
+            CHECK(strstr(err.message, name), "%s", err.message);
+            CHECK_FAILS(ss_exchange_gather(x, 0, data, &err), SS_ERR_STATE);
+            t->timeout = usual;
+        }
+        ss_exchange_free(x);
+        ss_free_shared(shared, 4096 * sizeof *shared, file);
+        CHECK(ss_alloc_bytes() == held, "%llu bytes leaked", (unsigned long long)(ss_alloc_bytes() - held));
+        CHECK_OK(ss_barrier(t, &err));
     }
-    ss_exchange_free(x);
-    CHECK(ss_alloc_bytes() == held, "%llu bytes leaked", (unsigned long long)(ss_alloc_bytes() - held));
-    CHECK_OK(ss_barrier(t, &err));
     report("timeout");
 }
 
@@ -270,7 +324,9 @@ int main(void) {
     barriers();
     collectives();
     large_messages();
-    exchanges();
+    exchanges(false);
+    exchanges(true);
+    signatures();
     wrong_sizes();
     timeout();
     other_communicators();

@@ -7,6 +7,7 @@
 #include <time.h>
 #include "base/alloc.h"
 #include "comm/collective.h"
+#include "comm/signature.h"
 
 enum { GRAIN = 256, MOST_GROUPS = 32 };
 /* Kinds of messages, added to the tag of these servers. A server may still listen when its plan is left for another one: each has tags of its own. */
@@ -433,7 +434,8 @@ static ss_status spread(ss_central *c, float *vector, ss_error *err) {
 }
 
 ss_status ss_central_gather(ss_central *c, ss_model *m, bool slots, ss_error *err) {
-    ss_status status = spread(c, m->values, err);
+    ss_status status = ss_signature_check(c->t, "a gather from the servers", c->elements, -1, err);
+    if (status == SS_OK) status = spread(c, m->values, err);
     for (int k = 0; k < m->slots && status == SS_OK && slots; k++) status = spread(c, m->slot[k], err);
     if (status == SS_OK) status = ss_broadcast(c->t, m->states_at, (size_t)m->state_elements * 4, c->workers, err);
     if (status != SS_OK) m->broken = true;
@@ -443,7 +445,8 @@ ss_status ss_central_gather(ss_central *c, ss_model *m, bool slots, ss_error *er
 ss_status ss_central_begin(ss_central *c, ss_model *m, ss_error *err) {
     static _Atomic int count;
     if (!c->tag) c->tag = SS_TAG_CENTRAL + TAGS * (atomic_fetch_add(&count, 1) % OWN_TAGS);
-    ss_status status = ss_broadcast(c->t, &c->tag, sizeof c->tag, 0, err);
+    ss_status status = ss_signature_check(c->t, "the start of parameter servers", c->elements, 0, err);
+    if (status == SS_OK) status = ss_broadcast(c->t, &c->tag, sizeof c->tag, 0, err);
     if (status == SS_OK) status = ss_broadcast(c->t, m->values, (size_t)m->elements * 4, 0, err);
     if (status == SS_OK) status = ss_broadcast(c->t, m->states_at, (size_t)m->state_elements * 4, 0, err);
     if (status == SS_OK) status = ss_broadcast(c->t, &m->step, sizeof m->step, 0, err);

@@ -2,6 +2,7 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "comm/collective.h"
+#include "comm/signature.h"
 #include "kernels/variant.h"
 
 enum { GRAIN = 16, CHUNK = 1 << 16 }; /* elements: pieces begin on cache lines; what is received from each rank at a time */
@@ -49,7 +50,8 @@ void ss_meeting_free(ss_meeting *g) {
 }
 
 ss_status ss_meeting_begin(ss_meeting *g, ss_model *m, ss_error *err) {
-    ss_status status = ss_broadcast(g->t, m->values, (size_t)m->elements * 4, 0, err);
+    ss_status status = ss_signature_check(g->t, "the start of local training", g->elements, 0, err);
+    if (status == SS_OK) status = ss_broadcast(g->t, m->values, (size_t)m->elements * 4, 0, err);
     if (status == SS_OK) status = ss_broadcast(g->t, m->states_at, (size_t)m->state_elements * 4, 0, err);
     if (status == SS_OK) status = ss_broadcast(g->t, &m->step, sizeof m->step, 0, err);
     if (status == SS_OK && g->outer) memcpy(g->start, m->values, (size_t)m->elements * 4);
@@ -134,7 +136,8 @@ static ss_status meet(ss_meeting *g, float *data, int64_t elements, bool paramet
 }
 
 ss_status ss_meeting_hold(ss_meeting *g, ss_model *m, ss_error *err) {
-    ss_status status = meet(g, m->values, g->elements, true, err);
+    ss_status status = ss_signature_check(g->t, "a meeting", g->elements, -1, err);
+    if (status == SS_OK) status = meet(g, m->values, g->elements, true, err);
     if (status == SS_OK) status = meet(g, m->states_at, g->states, false, err);
     if (status == SS_OK && g->outer) memcpy(g->start, m->values, (size_t)g->elements * 4);
     if (status != SS_OK) m->broken = true;

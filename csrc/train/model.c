@@ -3,6 +3,7 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "comm/collective.h"
+#include "comm/signature.h"
 #include "kernels/blocks.h"
 
 enum { UNIT = SS_ALIGN / 4 }; /* elements a parameter is aligned to */
@@ -373,7 +374,8 @@ ss_status ss_model_broadcast(ss_model *m, ss_error *err) {
         uint64_t seed;
         double clip_norm, clip_value;
     } head = {.step = m->step, .seed = m->seed, .clip_norm = m->clip_norm, .clip_value = m->clip_value};
-    ss_status status = ss_broadcast(m->transport, &head, sizeof head, 0, err);
+    ss_status status = ss_signature_check(m->transport, "a broadcast of a model", m->elements, 0, err);
+    if (status == SS_OK) status = ss_broadcast(m->transport, &head, sizeof head, 0, err);
     if (status == SS_OK) status = ss_broadcast(m->transport, m->values, (size_t)m->elements * 4, 0, err);
     if (status == SS_OK) status = ss_broadcast(m->transport, m->states_at, (size_t)m->state_elements * 4, 0, err);
     for (int k = 0; k < m->slots && status == SS_OK; k++) status = ss_broadcast(m->transport, m->slot[k], (size_t)m->trainable * 4, 0, err);

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 #include "comm/collective.h"
+#include "comm/signature.h"
 #include "kernels/blocks.h"
 #include "kernels/variant.h"
 #include "train/session.h"
@@ -239,7 +240,11 @@ static ss_status begin_step(ss_session *s, ss_status local, ss_error *err) {
     if (status == SS_OK && s->update && m->swapped)
         status = SS_FAIL(err, SS_ERR_STATE, "the averages stand in the place of the parameters: exchange them back before training goes on");
     if (status == SS_OK) status = prepare_local(s, err);
-    if (s->model->transport->size > 1) status = agree(s, status, err);
+    if (m->transport->size > 1) {
+        ss_status met = ss_signature_check(m->transport, s->training ? "a training step" : "a step without training", -1, -1, err);
+        if (met != SS_OK) return met;
+        status = agree(s, status, err);
+    }
     if (status != SS_OK) return status;
     if (s->exchange && !s->introduced) { /* here all ranks are known to take part */
         status = ss_exchange_introduce(s->exchange, err);
@@ -688,7 +693,7 @@ static ss_status gather_pieces(ss_session *s, float *vector, ss_error *err) {
 }
 
 ss_status ss_session_gather_slots(ss_session *s, ss_error *err) {
-    ss_status status = SS_OK;
+    ss_status status = ss_signature_check(s->model->transport, "a gather of optimizer state", s->model->trainable, -1, err);
     for (int k = 0; s->exchange && !s->model->complete && k < s->model->slots && status == SS_OK; k++) status = gather_pieces(s, s->model->slot[k], err);
     return status;
 }
