@@ -455,3 +455,20 @@ def test_ranks_that_differ_are_told(mpi_run):
     done = mpi_run(PRELUDE + "trained(ss.AllReduce(compress.TopK(0.1 * (1 + ss.rank()))))", n=2, check=False)
     assert done.returncode != 0
     assert "parallel" in done.stderr
+
+
+def test_shared_memory_and_messages_have_the_same_bits(mpi_run):
+    script = PRELUDE + (
+        "net, plan = trained(ss.Parallel(), steps=20)\n"
+        "clipped, _ = trained(ss.Parallel(), steps=20, clip_norm=0.5)\n"
+        "say(bits=[ss.fingerprint(net), ss.fingerprint(clipped)], text=str(plan.explain()))\n"
+    )
+    told = {}
+    for ranks in (1, 2, 3, 4):
+        for shared in ("0", "1"):
+            out = mpi_run(script, n=ranks, env={"SAMESTEP_SHARED_MEMORY": shared}).stdout
+            told[ranks, shared] = json.loads(out.splitlines()[-1])
+    assert len({tuple(answer["bits"]) for answer in told.values()}) == 1
+    for (ranks, shared), answer in told.items():
+        if ranks > 1:
+            assert ("from shared memory" if shared == "1" else "by messages") in answer["text"]

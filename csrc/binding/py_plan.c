@@ -584,6 +584,16 @@ static PyObject *plan_bytes(PyObject *self, PyObject *unused) {
                          (long long)(ss_arena_bytes(s->arena) + (s->training ? ss_arena_bytes(s->gradient_arena) : 0) + (s->exchange ? ss_exchange_bytes(s->exchange) : 0)));
 }
 
+static const char *way_of_exchange(const ss_session *s) {
+    if (s->model->transport->size == 1) return "none (one rank)";
+    if (!s->exchange) return s->model->compression ? "compressed" : "none (no training)";
+    if (!s->introduced) return "direct reduce-scatter in lane order, sharded update, all-gather";
+    const int near = ss_exchange_neighbours(s->exchange);
+    if (near == s->model->transport->size - 1) return "direct reduce-scatter in lane order from shared memory, sharded update, all-gather";
+    if (near) return "direct reduce-scatter in lane order, from shared memory inside a host and by messages between hosts, sharded update, all-gather";
+    return "direct reduce-scatter in lane order by messages, sharded update, all-gather";
+}
+
 static PyObject *plan_explain(PyObject *self, PyObject *unused) {
     (void)unused;
     const ss_session *s = session_of(self);
@@ -602,7 +612,7 @@ static PyObject *plan_explain(PyObject *self, PyObject *unused) {
                            "lanes", w->lanes, "ranks", w->ranks, "threads", s->model->threads, "lanes_at_once", w->lanes_at_once, "sweeps", w->sweeps,
                            "segments", s->program->segments, "batch", (long long)w->most_batch, "isa", ss_isa_name(s->model->isa), "backend",
                            s->model->backend == SS_BACKEND_OPENBLAS ? "openblas" : "native", "exchange",
-                           s->exchange ? "direct reduce-scatter in lane order, sharded update, all-gather" : "none (one rank)");
+                           way_of_exchange(s));
 done:
     Py_XDECREF(instructions);
     Py_XDECREF(buckets);
