@@ -41,12 +41,14 @@ typedef struct bucket {
     bool posted, gathered;
     float *data; /* gathered into */
     int copied;  /* of the other ranks, in the order of their pieces' copies: 1 ... size - 1 */
-    flight gradients_in, gradients_out, parameters;
+    float *relay; /* what this deputy has folded for owners on other hosts, one after another: (blocks of the group, their piece rounded up to GRAIN) */
+    bool relayed, spread;
+    flight gradients_in, gradients_out, parameters_in, parameters_out;
 } bucket;
 
 /* What a rank tells its neighbours about a bucket; a cache line each, which only that rank writes. Places are valid once the flag shows the round. */
 typedef struct line {
-    _Alignas(64) _Atomic uint32_t posted, gathered;
+    _Alignas(64) _Atomic uint32_t posted, gathered, spread;
     int32_t partials_region, data_region;
     int64_t partials, block_stride, data; /* bytes into the region; elements */
 } line;
@@ -67,8 +69,8 @@ struct ss_exchange {
     bucket *bucket;
     ss_request *request;
     int *peer;
-    float *staging;
-    int64_t staged; /* bytes */
+    float *staging, *relay;
+    int64_t laid; /* bytes of requests, peers, staging and relay: they follow from the groups */
     /* Direct loads. */
     uint32_t round, ended; /* rounds begun; the last one whose end was told to the neighbours */
     int regions, neighbours;
@@ -83,6 +85,16 @@ struct ss_exchange {
     ss_span *block;       /* [lanes] at most */
     int32_t *adds;        /* [lanes] joins after each block */
     int32_t *first_block; /* [size + 1] rank r owes blocks first_block[r] ... first_block[r + 1] - 1 */
+    /* Groups: runs of consecutive ranks of one host. */
+    int32_t *group_first, *group_past; /* [size] the run of each rank */
+    int32_t *group_blocks;             /* [size] blocks of the run that begins at a rank; of others undefined */
+    int32_t *group_adds;               /* [lanes] joins after each block of this rank's group */
+    /* What an owner folds: blocks of ranks whose memory it reads, and blocks of groups elsewhere. */
+    struct source {
+        int32_t rank, block; /* block of a rank; or rank -1: row of staging */
+    } *source; /* [lanes] */
+    ss_span *leaf; /* [lanes] */
+    int leaves;
 };
 
 /* ---- layout ---- */
@@ -104,7 +116,7 @@ void ss_exchange_piece(const ss_exchange *x, int bucket, int rank, int64_t *begi
 static int64_t row_length(const bucket *b) { return ss_round_up(b->own_end - b->own_begin, GRAIN); }
 
 static int own_blocks(const ss_exchange *x) { return x->first_block[x->rank + 1] - x->first_block[x->rank]; }
-static int other_blocks(const ss_exchange *x) { return x->first_block[x->size] - own_blocks(x); }
+static bool is_near(const ss_exchange *x, int rank) { return x->neighbours && x->near[rank].lines; }
 
 /* Fills the tables of the round. */
 static void plan_round(ss_exchange *x, int64_t batch) {
@@ -118,13 +130,55 @@ static void plan_round(ss_exchange *x, int64_t batch) {
         if (count) total += ss_fold_plan(x->lanes, run, x->lane, count, NULL, x->block + total, NULL);
     }
     x->first_block[x->size] = total;
+    /* Groups, and the leaves of the own pieces. */
+    int rows = 0;
+    x->leaves = 0;
+    for (int r = 0; r < x->size; r++) {
+        const int first = x->group_first[r], past = x->group_past[r], count = x->first_block[past] - x->first_block[first];
+        const ss_span range = {ss_rank_lanes(first, x->size, x->lanes).lo, ss_rank_lanes(past - 1, x->size, x->lanes).hi};
+        if (r == first) {
+            int depth = 0;
+            int32_t *adds = x->rank >= first && x->rank < past ? x->group_adds : NULL;
+            x->group_blocks[r] = count ? ss_fold_plan(x->lanes, range, x->block + x->first_block[first], count, adds, x->lane, &depth) : 0;
+            assert(depth <= MOST_DEPTH);
+        }
+        if (r == x->rank || is_near(x, r)) {
+            for (int g = x->first_block[r]; g < x->first_block[r + 1]; g++) {
+                x->source[x->leaves] = (struct source){r, g - x->first_block[r]};
+                x->leaf[x->leaves++] = x->block[g];
+            }
+        } else if (r == first) {
+            for (int j = 0; j < x->group_blocks[r]; j++) {
+                x->source[x->leaves] = (struct source){-1, rows++};
+                x->leaf[x->leaves++] = x->lane[j];
+            }
+        }
+    }
     int depth = 0;
-    if (total) {
-        int left = ss_fold_plan(x->lanes, (ss_span){0, x->lanes}, x->block, total, x->adds, NULL, &depth);
+    if (x->leaves) {
+        int left = ss_fold_plan(x->lanes, (ss_span){0, x->lanes}, x->leaf, x->leaves, x->adds, NULL, &depth);
         assert(left == 1 && depth <= MOST_DEPTH);
         (void)left;
     }
     x->planned = (int32_t)ss_min(batch, x->lanes);
+}
+
+/* The rank of group `first` ... that talks with an owner on another host. */
+static int deputy(const ss_exchange *x, int member, int owner) {
+    const int first = x->group_first[member];
+    return first + owner % (x->group_past[member] - first);
+}
+
+static bool is_deputy(const ss_exchange *x, int owner) { return deputy(x, x->rank, owner) == x->rank; }
+static bool alone(const ss_exchange *x) { return x->group_past[x->rank] - x->group_first[x->rank] == 1; }
+static int own_group_blocks(const ss_exchange *x) { return x->group_blocks[x->group_first[x->rank]]; }
+
+/* Rows of staging. */
+static int staged_blocks(const ss_exchange *x) {
+    int rows = 0;
+    for (int r = 0; r < x->size; r++)
+        if (r != x->rank && !is_near(x, r) && r == x->group_first[r]) rows += x->group_blocks[r];
+    return rows;
 }
 
 /* Elements of a message between this rank and a peer, which sees it the same way. */
@@ -138,20 +192,25 @@ static int64_t parts(const ss_exchange *x, int64_t count, int peer) { return cou
 
 /* Messages of a bucket in a round. */
 typedef struct traffic {
-    int64_t gradients_in, gradients_out, parameters;
+    int64_t gradients_in, gradients_out, parameters_in, parameters_out, relay; /* the last one: elements */
 } traffic;
 
 static traffic traffic_of(const ss_exchange *x, int index) {
     const bucket *b = &x->bucket[index];
-    traffic n = {0, 0, 0};
+    traffic n = {0};
     for (int r = 0; r < x->size; r++) {
         int64_t begin, end;
-        if (r == x->rank) continue;
+        if (r == x->rank || is_near(x, r)) continue;
         ss_exchange_piece(x, index, r, &begin, &end);
-        int64_t own = parts(x, b->own_end - b->own_begin, r), theirs = parts(x, end - begin, r);
-        n.gradients_in += own * (x->first_block[r + 1] - x->first_block[r]);
-        n.gradients_out += theirs * own_blocks(x);
-        n.parameters += own + theirs;
+        const int64_t own = parts(x, b->own_end - b->own_begin, r), theirs = parts(x, end - begin, r);
+        if (r == x->group_first[r]) {
+            n.gradients_in += own * x->group_blocks[r];
+            n.parameters_out += own;
+        }
+        if (!is_deputy(x, r)) continue;
+        n.gradients_out += theirs * own_group_blocks(x);
+        n.parameters_in += theirs;
+        if (!alone(x)) n.relay += own_group_blocks(x) * ss_round_up(end - begin, GRAIN);
     }
     return n;
 }
@@ -182,11 +241,77 @@ static ss_status take(ss_exchange *x, int64_t count, size_t item, void *out, ss_
 
 static size_t lines_bytes(const ss_exchange *x) { return ((size_t)x->buckets + 1) * sizeof *x->lines; }
 
+/* Makes groups of the runs of ranks of one host; NULL: every rank is one. */
+static void group_by(ss_exchange *x, const ss_exchange_card *cards) {
+    for (int r = 0, past; r < x->size; r = past) {
+        for (past = r + 1; cards && past < x->size && cards[past].host == cards[r].host; past++) {}
+        for (int k = r; k < past; k++) x->group_first[k] = r, x->group_past[k] = past;
+    }
+}
+
 /* Hands the next `count` requests to a flight. */
 static flight board(ss_exchange *x, int64_t *used, int64_t count) {
     flight f = {.request = x->request + *used, .peer = x->peer + *used};
     *used += count;
     return f;
+}
+
+/* Requests and memory for the groups as they are, in the place of those that were. Nothing has changed when it fails. */
+static ss_status lay_out(ss_exchange *x, ss_error *err) {
+    ss_status status = SS_OK;
+    int64_t requests = 0, staged = 0, relayed = 0;
+    const int64_t before = x->bytes;
+    const int32_t planned = x->planned;
+    ss_request *request = NULL;
+    int *peer = NULL;
+    float *staging = NULL, *relay = NULL;
+    plan_round(x, x->lanes); /* all lanes hold samples: the most blocks that can be */
+    const int rows = staged_blocks(x);
+    for (int i = 0; i < x->buckets; i++) {
+        int64_t more;
+        traffic n = traffic_of(x, i);
+        if (!ss_mul(row_length(&x->bucket[i]), rows, &more) || !ss_add(staged, more, &staged) || !ss_add(relayed, n.relay, &relayed))
+            SS_TRY(SS_FAIL(err, SS_ERR_MEMORY, "the exchange of %lld gradients overflows", (long long)x->bucket[x->buckets - 1].end));
+        requests += n.gradients_in + n.gradients_out + n.parameters_in + n.parameters_out;
+    }
+    SS_TRY(take(x, requests, sizeof *request, &request, err));
+    SS_TRY(take(x, requests, sizeof *peer, &peer, err));
+    SS_TRY(take(x, staged, sizeof *staging, &staging, err));
+    SS_TRY(take(x, relayed, sizeof *relay, &relay, err));
+    ss_free(x->request);
+    ss_free(x->peer);
+    ss_free(x->staging);
+    ss_free(x->relay);
+    x->bytes -= x->laid;
+    x->laid = x->bytes - (before - x->laid);
+    x->request = request;
+    x->peer = peer;
+    x->staging = staging;
+    x->relay = relay;
+    request = NULL, peer = NULL, staging = NULL, relay = NULL;
+    int64_t used = 0;
+    float *row = x->staging, *relay_row = x->relay;
+    for (int i = 0; i < x->buckets; i++) {
+        bucket *b = &x->bucket[i];
+        traffic n = traffic_of(x, i);
+        b->staging = row;
+        b->relay = relay_row;
+        if (row) row += row_length(b) * rows;
+        if (relay_row) relay_row += n.relay;
+        b->gradients_in = board(x, &used, n.gradients_in);
+        b->gradients_out = board(x, &used, n.gradients_out);
+        b->parameters_in = board(x, &used, n.parameters_in);
+        b->parameters_out = board(x, &used, n.parameters_out);
+    }
+    assert(used == requests);
+done:
+    if (status != SS_OK) x->bytes = before;
+    ss_free(relay);
+    ss_free(staging);
+    ss_free(peer);
+    ss_free(request);
+    if (planned) plan_round(x, planned);
+    return status;
 }
 
 ss_status ss_exchange_create_on(ss_transport *t, int64_t elements, const int64_t *bucket_begin, int buckets, int32_t lanes, int owners, ss_exchange **out, ss_error *err) {
@@ -205,25 +330,21 @@ ss_status ss_exchange_create_on(ss_transport *t, int64_t elements, const int64_t
     SS_TRY(take(x, lanes, sizeof *x->block, &x->block, err));
     SS_TRY(take(x, lanes, sizeof *x->adds, &x->adds, err));
     SS_TRY(take(x, (int64_t)t->size + 1, sizeof *x->first_block, &x->first_block, err));
+    SS_TRY(take(x, t->size, sizeof *x->group_first, &x->group_first, err));
+    SS_TRY(take(x, t->size, sizeof *x->group_past, &x->group_past, err));
+    SS_TRY(take(x, t->size, sizeof *x->group_blocks, &x->group_blocks, err));
+    SS_TRY(take(x, lanes, sizeof *x->group_adds, &x->group_adds, err));
+    SS_TRY(take(x, lanes, sizeof *x->source, &x->source, err));
+    SS_TRY(take(x, lanes, sizeof *x->leaf, &x->leaf, err));
     x->buckets = buckets;
-    plan_round(x, lanes); /* all lanes hold samples: the most blocks that can be */
-
-    int64_t requests = 0, staged = 0;
+    group_by(x, NULL);
     for (int i = 0; i < buckets; i++) {
         bucket *b = &x->bucket[i];
         b->begin = bucket_begin[i];
         b->end = bucket_begin[i + 1];
         ss_exchange_piece(x, i, x->rank, &b->own_begin, &b->own_end);
-        int64_t rows;
-        if (!ss_mul(row_length(b), other_blocks(x), &rows) || !ss_add(staged, rows, &staged))
-            SS_TRY(SS_FAIL(err, SS_ERR_MEMORY, "the exchange of %lld gradients overflows", (long long)elements));
-        traffic n = traffic_of(x, i);
-        requests += n.gradients_in + n.gradients_out + n.parameters;
     }
-    SS_TRY(take(x, requests, sizeof *x->request, &x->request, err));
-    SS_TRY(take(x, requests, sizeof *x->peer, &x->peer, err));
-    SS_TRY(take(x, staged, sizeof *x->staging, &x->staging, err));
-    x->staged = staged * (int64_t)sizeof *x->staging;
+    SS_TRY(lay_out(x, err));
     if (t->shares && t->size > 1) {
         SS_TRY(take(x, t->size, sizeof *x->near, &x->near, err));
         SS_TRY(take(x, t->size, sizeof *x->card, &x->card, err));
@@ -233,22 +354,19 @@ ss_status ss_exchange_create_on(ss_transport *t, int64_t elements, const int64_t
         x->regions = 1;
     }
 
-    int64_t used = 0;
-    float *row = x->staging;
-    for (int i = 0; i < buckets; i++) {
-        bucket *b = &x->bucket[i];
-        traffic n = traffic_of(x, i);
-        b->staging = row;
-        if (row) row += row_length(b) * other_blocks(x);
-        b->gradients_in = board(x, &used, n.gradients_in);
-        b->gradients_out = board(x, &used, n.gradients_out);
-        b->parameters = board(x, &used, n.parameters);
-    }
-    assert(used == requests);
     *out = x;
 done:
     if (status != SS_OK) ss_exchange_free(x);
     return status;
+}
+
+static void unmap(ss_exchange *x) {
+    for (int r = 0; x->near && r < x->size; r++) {
+        neighbour *n = &x->near[r];
+        for (int k = 0; k <= SS_EXCHANGE_REGIONS; k++) ss_card_unmap(&n->card.region[k], n->region[k]);
+        *n = (neighbour){0};
+    }
+    x->neighbours = 0;
 }
 
 void ss_exchange_free(ss_exchange *x) {
@@ -256,17 +374,24 @@ void ss_exchange_free(ss_exchange *x) {
     bool released = true;
     for (int i = 0; i < x->buckets; i++) {
         bucket *b = &x->bucket[i];
-        flight *all[] = {&b->gradients_in, &b->gradients_out, &b->parameters};
-        for (int k = 0; k < 3; k++) {
+        flight *all[] = {&b->gradients_in, &b->gradients_out, &b->parameters_in, &b->parameters_out};
+        for (int k = 0; k < 4; k++) {
             flight *f = all[k];
             bool gone = f->count == f->first || ss_transport_cancel(x->t, f->request + f->first, f->count - f->first);
-            if (f == &b->gradients_in && !gone) released = false;
+            if (k < 2 && !gone) released = false;
         }
     }
-    ss_exchange_disconnect(x);
+    unmap(x);
     ss_free_shared(x->lines, x->lines ? lines_bytes(x) : 0, x->lines_file);
     ss_free(x->card);
     ss_free(x->near);
+    ss_free(x->leaf);
+    ss_free(x->source);
+    ss_free(x->group_adds);
+    ss_free(x->group_blocks);
+    ss_free(x->group_past);
+    ss_free(x->group_first);
+    if (released) ss_free(x->relay);
     if (released) ss_free(x->staging); /* else a transfer may still write there: a leak is better than a torn heap */
     ss_free(x->peer);
     ss_free(x->request);
@@ -286,56 +411,48 @@ void ss_exchange_share(ss_exchange *x, const void *memory, size_t bytes, int fil
     x->region[x->regions++] = ss_card_of(memory, bytes, file);
 }
 
-ss_exchange_card ss_exchange_card_of(const ss_exchange *x) {
-    ss_exchange_card card;
+ss_exchange_card ss_exchange_card_of(const ss_exchange *x, int host) {
+    ss_exchange_card card = {.host = host};
     for (int k = 0; k <= SS_EXCHANGE_REGIONS; k++) card.region[k] = k < x->regions ? x->region[k] : (ss_card){.file = -1};
     return card;
 }
 
 int ss_exchange_neighbours(const ss_exchange *x) { return x->neighbours; }
 
-static bool is_near(const ss_exchange *x, int rank) { return x->neighbours && x->near[rank].lines; }
-
-void ss_exchange_disconnect(ss_exchange *x) {
-    for (int r = 0; x->near && r < x->size; r++) {
-        neighbour *n = &x->near[r];
-        for (int k = 0; k <= SS_EXCHANGE_REGIONS; k++) ss_card_unmap(&n->card.region[k], n->region[k]);
-        *n = (neighbour){0};
-    }
-    x->neighbours = 0;
+ss_status ss_exchange_disconnect(ss_exchange *x, ss_error *err) {
+    unmap(x);
+    group_by(x, NULL);
+    return lay_out(x, err);
 }
 
-bool ss_exchange_connect(ss_exchange *x, const ss_exchange_card *cards, const bool *near, ss_error *err) {
-    if (!x->lines) {
-        ss_error_set(err, SS_ERR_STATE, __FILE__, __LINE__, "rank %d has no memory that others can map", x->rank);
-        return false;
-    }
+ss_status ss_exchange_connect(ss_exchange *x, const ss_exchange_card *cards, ss_error *err) {
+    ss_status status = SS_OK;
     int count = 0;
+    assert(!x->neighbours);
     for (int r = 0; r < x->size; r++) {
+        if (r == x->rank || cards[r].host != cards[x->rank].host) continue;
         neighbour *n = &x->near[r];
-        if (r == x->rank || !near[r]) continue;
         n->card = cards[r];
-        for (int k = 0; k < x->regions; k++) {
+        for (int k = 0; k < x->regions && status == SS_OK; k++) {
             n->region[k] = ss_card_map(&n->card.region[k]);
-            if (n->region[k] && (k || n->card.region[k].bytes == (int64_t)lines_bytes(x))) continue;
-            ss_error_set(err, SS_ERR_STATE, __FILE__, __LINE__, "rank %d cannot map the memory of rank %d (process %d)", x->rank, r, (int)n->card.region[k].process);
-            ss_exchange_disconnect(x);
-            return false;
+            if (!n->region[k] || (k == 0 && n->card.region[k].bytes != (int64_t)lines_bytes(x)))
+                status = SS_FAIL(err, SS_ERR_STATE, "rank %d cannot map the memory of rank %d (process %d)", x->rank, r, (int)n->card.region[k].process);
         }
         count++;
     }
-    for (int r = 0; r < x->size; r++)
-        if (r != x->rank && near[r]) x->near[r].lines = (const line *)(const void *)x->near[r].region[0];
-    x->neighbours = count;
-    return true;
-}
-
-static void free_staging(ss_exchange *x) {
-    ss_free(x->staging);
-    x->staging = NULL;
-    for (int i = 0; i < x->buckets; i++) x->bucket[i].staging = NULL;
-    x->bytes -= x->staged;
-    x->staged = 0;
+    if (status == SS_OK) {
+        for (int r = 0; r < x->size && count; r++)
+            if (r != x->rank && cards[r].host == cards[x->rank].host) x->near[r].lines = (const line *)(const void *)x->near[r].region[0];
+        x->neighbours = count;
+        group_by(x, cards);
+        status = lay_out(x, err);
+    }
+    if (status != SS_OK) {
+        unmap(x);
+        group_by(x, NULL);
+        plan_round(x, x->planned);
+    }
+    return status;
 }
 
 /* Every rank's outcome, 1 where it has mapped what it wanted. */
@@ -351,26 +468,25 @@ ss_status ss_exchange_introduce(ss_exchange *x, ss_error *err) {
     if (t->size == 1) return SS_OK;
     size_t offset[SS_MAX_LANES], size[SS_MAX_LANES];
     uint8_t outcome[SS_MAX_LANES] = {0}; /* ranks never exceed lanes */
-    bool near[SS_MAX_LANES];
     if (!t->shares) return SS_OK; /* a property of the kind of transport: the same on every rank */
     bool able = x->lines;
     for (int k = 0; able && k < x->regions; k++) able = x->region[k].file >= 0;
     outcome[x->rank] = able;
     SS_TRY(share_outcome(x, outcome, err));
-    x->card[x->rank] = ss_exchange_card_of(x);
+    int host = 0; /* the first able rank of this one's host; a rank that shares nothing is a host of its own */
+    while (host < x->rank && !(able && outcome[host] && !(t->apart && t->apart[host]))) host++;
+    x->card[x->rank] = ss_exchange_card_of(x, host);
     for (int r = 0; r < t->size; r++) {
-        near[r] = able && outcome[r] && !(t->apart && t->apart[r]);
         offset[r] = (size_t)r * sizeof *x->card;
         size[r] = sizeof *x->card;
     }
     SS_TRY(ss_allgather(t, x->card, offset, size, err));
     memset(outcome, 0, sizeof outcome);
-    outcome[x->rank] = able && ss_exchange_connect(x, x->card, near, NULL);
+    outcome[x->rank] = ss_exchange_connect(x, x->card, NULL) == SS_OK;
     SS_TRY(share_outcome(x, outcome, err));
     bool all = true;
-    for (int r = 0; r < t->size; r++) all = all && (!near[r] || outcome[r]);
-    if (!all) ss_exchange_disconnect(x);
-    if (x->neighbours == x->size - 1) free_staging(x); /* nothing will ever be received */
+    for (int r = 0; r < t->size; r++) all = all && outcome[r];
+    if (!all) SS_TRY(ss_exchange_disconnect(x, err));
 done:
     return status;
 }
@@ -390,7 +506,7 @@ void ss_exchange_begin(ss_exchange *x, int64_t batch) {
     x->round++;
     for (int i = 0; i < x->buckets; i++) {
         bucket *b = &x->bucket[i];
-        if (under_way(&b->gradients_in) || under_way(&b->gradients_out) || under_way(&b->parameters)) {
+        if (under_way(&b->gradients_in) || under_way(&b->gradients_out) || under_way(&b->parameters_in) || under_way(&b->parameters_out)) {
             x->failed = true; /* the next post says so: this function cannot */
             return;
         }
@@ -403,7 +519,9 @@ void ss_exchange_begin(ss_exchange *x, int64_t batch) {
         b->copied = 1;
         b->gradients_in.count = b->gradients_in.first = 0;
         b->gradients_out.count = b->gradients_out.first = 0;
-        b->parameters.count = b->parameters.first = 0;
+        b->parameters_in.count = b->parameters_in.first = 0;
+        b->parameters_out.count = b->parameters_out.first = 0;
+        b->relayed = b->spread = false;
     }
     if (x->planned != (int32_t)ss_min(batch, x->lanes)) plan_round(x, batch);
 }
@@ -501,21 +619,31 @@ static ss_status copy_pieces(ss_exchange *x, int index, bool wait, bool *done, s
     for (; x->neighbours && b->gathered && b->copied < x->size; b->copied++) {
         const int from = (x->rank - b->copied + x->size) % x->size;
         int64_t begin, end;
-        if (!is_near(x, from)) continue;
+        /* A piece of another host lies with the deputy, which may be this rank. */
+        const int holder = is_near(x, from) ? from : deputy(x, x->rank, from);
         ss_exchange_piece(x, index, from, &begin, &end);
-        if (begin >= end) continue;
-        const line *theirs = &x->near[from].lines[index];
+        if (holder == x->rank || begin >= end) continue;
+        const line *theirs = &x->near[holder].lines[index];
+        const _Atomic uint32_t *flag = holder == from ? &theirs->gathered : &theirs->spread;
         if (wait) {
-            ss_status status = wait_flag(x, &theirs->gathered, from, err);
+            ss_status status = wait_flag(x, flag, holder, err);
             if (status != SS_OK) return status;
-        } else if (!shows(&theirs->gathered, x->round)) {
+        } else if (!shows(flag, x->round)) {
             *done = false;
             return SS_OK;
         }
-        const float *source = (const float *)(const void *)(x->near[from].region[theirs->data_region] + theirs->data);
+        const float *source = (const float *)(const void *)(x->near[holder].region[theirs->data_region] + theirs->data);
         memcpy(b->data + begin, source + begin, (size_t)(end - begin) * sizeof *source);
     }
     return SS_OK;
+}
+
+/* What this rank has received as deputy lies in its data. */
+static void tell_spread(ss_exchange *x, int index) {
+    bucket *b = &x->bucket[index];
+    if (!x->neighbours || !b->gathered || b->spread) return;
+    b->spread = true;
+    atomic_store_explicit(&x->lines[index].spread, x->round, memory_order_release);
 }
 
 /* This rank reads nothing of its neighbours any more. */
@@ -525,8 +653,70 @@ static void tell_end(ss_exchange *x) {
     atomic_store_explicit(&x->lines[x->buckets].posted, x->round, memory_order_release);
 }
 
-/* Row of staging of a block, counted over all ranks, that is not an own one. */
-static int64_t staging_row(const ss_exchange *x, int block) { return block < x->first_block[x->rank] ? block : block - own_blocks(x); }
+/* Element `at` of block j of a rank whose memory is at hand. */
+static const float *partial(const ss_exchange *x, const bucket *b, int rank, int j, int64_t at) {
+    if (rank == x->rank) return b->partials + j * b->block_stride + at;
+    const line *theirs = &x->near[rank].lines[b - x->bucket];
+    return (const float *)(const void *)(x->near[rank].region[theirs->partials_region] + theirs->partials) + j * theirs->block_stride + at;
+}
+
+/* Element `at` of leaf g of the own piece. */
+static const float *leaf(const ss_exchange *x, const bucket *b, int g, int64_t at) {
+    const struct source *from = &x->source[g];
+    return from->rank >= 0 ? partial(x, b, from->rank, from->block, at) : b->staging + from->block * row_length(b) + (at - b->own_begin);
+}
+
+static void add(float *into, const float *left, const float *right, int64_t n) {
+    for (int64_t i = 0; i < n; i++) into[i] = left[i] + right[i];
+}
+
+/* Folds the partials of the group over elements [begin, end) into its blocks: rows of `stride` elements. */
+static void fold_group(const ss_exchange *x, const bucket *b, int64_t begin, int64_t end, float *rows, int64_t stride) {
+    const int first = x->group_first[x->rank], past = x->group_past[x->rank], base = x->first_block[first], total = x->first_block[past] - base;
+    float sum[MOST_DEPTH][CHUNK];
+    const float *stack[MOST_DEPTH];
+    for (int64_t at = begin; at < end; at += CHUNK) {
+        const int64_t n = ss_min(CHUNK, end - at);
+        int height = 0, done = 0; /* rows that are complete lie at the bottom: nothing joins them any more */
+        for (int g = 0, from = first; g < total; g++) {
+            while (base + g >= x->first_block[from + 1]) from++;
+            stack[height++] = partial(x, b, from, base + g - x->first_block[from], at);
+            for (int32_t joins = x->group_adds[g]; joins > 0; joins--, height--) {
+                add(sum[height - 2], stack[height - 2], stack[height - 1], n);
+                stack[height - 2] = sum[height - 2];
+            }
+        }
+        assert(height == own_group_blocks(x));
+        for (; done < height; done++) memcpy(rows + done * stride + (at - begin), stack[done], (size_t)n * sizeof *rows);
+    }
+}
+
+/* As the deputy of its group: when all of the group have posted a bucket, their partials are folded for the owners on other hosts and sent there. */
+static ss_status relay(ss_exchange *x, int index, bool wait, ss_error *err) {
+    bucket *b = &x->bucket[index];
+    ss_status status = SS_OK;
+    if (b->relayed || !b->posted) return SS_OK;
+    for (int r = x->group_first[x->rank]; r < x->group_past[x->rank]; r++) {
+        if (r == x->rank) continue;
+        if (wait) SS_TRY(wait_flag(x, &x->near[r].lines[index].posted, r, err));
+        else if (!shows(&x->near[r].lines[index].posted, x->round)) return SS_OK;
+    }
+    if (b->relayed) return SS_OK; /* while this rank waited */
+    b->relayed = true;
+    float *rows = b->relay;
+    for (int i = 1; i < x->size; i++) {
+        const int to = (x->rank + i) % x->size;
+        int64_t begin, end;
+        if (is_near(x, to) || !is_deputy(x, to)) continue;
+        ss_exchange_piece(x, index, to, &begin, &end);
+        if (begin >= end) continue;
+        const int64_t stride = ss_round_up(end - begin, GRAIN);
+        fold_group(x, b, begin, end, rows, stride);
+        for (int j = 0; j < own_group_blocks(x); j++, rows += stride) SS_TRY(start_send(x, &b->gradients_out, rows, end - begin, to, SS_TAG_GRADIENT + index, err));
+    }
+done:
+    return status;
+}
 
 ss_status ss_exchange_post(ss_exchange *x, int index, const float *partials, int64_t block_stride, ss_error *err) {
     assert(index >= 0 && index < x->buckets);
@@ -541,13 +731,13 @@ ss_status ss_exchange_post(ss_exchange *x, int index, const float *partials, int
     int tag = SS_TAG_GRADIENT + index;
     int64_t length = b->own_end - b->own_begin;
     /* Ranks begin with different peers, so that nobody is everybody's first. */
-    for (int i = 1; i < x->size && length > 0; i++) {
-        int from = (x->rank - i + x->size) % x->size;
-        if (is_near(x, from)) continue;
-        for (int g = x->first_block[from]; g < x->first_block[from + 1]; g++)
-            SS_TRY(start_receive(x, &b->gradients_in, b->staging + staging_row(x, g) * row_length(b), length, from, tag, err));
+    int row = 0;
+    for (int r = 0; r < x->size && length > 0; r++) {
+        if (r == x->rank || is_near(x, r) || r != x->group_first[r]) continue;
+        const int from = deputy(x, r, x->rank);
+        for (int j = 0; j < x->group_blocks[r]; j++) SS_TRY(start_receive(x, &b->gradients_in, b->staging + row++ * row_length(b), length, from, tag, err));
     }
-    for (int i = 1; i < x->size; i++) {
+    for (int i = 1; i < x->size && alone(x); i++) {
         int to = (x->rank + i) % x->size;
         int64_t begin, end;
         if (is_near(x, to)) continue;
@@ -555,11 +745,13 @@ ss_status ss_exchange_post(ss_exchange *x, int index, const float *partials, int
         for (int j = 0; j < own_blocks(x) && begin < end; j++)
             SS_TRY(start_send(x, &b->gradients_out, partials + j * block_stride + begin, end - begin, to, tag, err));
     }
+    b->relayed = alone(x);
     if (x->neighbours) {
         line *mine = &x->lines[index];
         mine->block_stride = block_stride;
         if (own_blocks(x)) SS_TRY(place_of(x, partials, &mine->partials_region, &mine->partials, err));
         atomic_store_explicit(&mine->posted, x->round, memory_order_release);
+        SS_TRY(relay(x, index, false, err));
     }
 done:
     return status;
@@ -598,6 +790,7 @@ static ss_status check_posted(const ss_exchange *x, int index, ss_error *err) {
 ss_status ss_exchange_poll(ss_exchange *x, int index, bool *ready, ss_error *err) {
     ss_status status = check_posted(x, index, err);
     bool done = false;
+    if (status == SS_OK) status = relay(x, index, false, err);
     if (status == SS_OK) status = advance(x, &x->bucket[index].gradients_in, &done, err);
     if (status == SS_OK) *ready = done && all_posted(x, index);
     return status;
@@ -607,6 +800,7 @@ void ss_exchange_progress(ss_exchange *x) {
     for (int i = 0; i < x->buckets && !x->failed; i++) {
         bucket *b = &x->bucket[i];
         flight *flights[] = {&b->gradients_in, &b->gradients_out};
+        if (relay(x, i, false, NULL) != SS_OK) return;
         for (int k = 0; k < 2; k++) {
             bool done = true;
             if (under_way(flights[k]) && advance(x, flights[k], &done, NULL) == SS_OK && !done) return; /* one request asked about in vain drives all the others */
@@ -616,25 +810,11 @@ void ss_exchange_progress(ss_exchange *x) {
 
 ss_status ss_exchange_wait(ss_exchange *x, int index, ss_error *err) {
     ss_status status = check_posted(x, index, err);
+    if (status == SS_OK) status = relay(x, index, true, err);
     if (status == SS_OK) status = finish(x, &x->bucket[index].gradients_in, err);
     for (int r = 0; x->neighbours && r < x->size && status == SS_OK; r++)
         if (is_near(x, r)) status = wait_flag(x, &x->near[r].lines[index].posted, r, err);
     return status;
-}
-
-/* Element `at` of a block of rank `from`. */
-static const float *leaf(const ss_exchange *x, const bucket *b, int from, int block, int64_t at) {
-    const int j = block - x->first_block[from];
-    if (from == x->rank) return b->partials + j * b->block_stride + at;
-    if (is_near(x, from)) {
-        const line *theirs = &x->near[from].lines[b - x->bucket];
-        return (const float *)(const void *)(x->near[from].region[theirs->partials_region] + theirs->partials) + j * theirs->block_stride + at;
-    }
-    return b->staging + staging_row(x, block) * row_length(b) + (at - b->own_begin);
-}
-
-static void add(float *into, const float *left, const float *right, int64_t n) {
-    for (int64_t i = 0; i < n; i++) into[i] = left[i] + right[i];
 }
 
 void ss_exchange_fold(const ss_exchange *x, int index, int64_t begin, int64_t end, float *out) {
@@ -642,7 +822,7 @@ void ss_exchange_fold(const ss_exchange *x, int index, int64_t begin, int64_t en
     const bucket *b = &x->bucket[index];
     assert(b->posted && !under_way(&b->gradients_in) && all_posted(x, index));
     assert(begin >= end || (begin >= b->own_begin && end <= b->own_end));
-    int total = x->first_block[x->size];
+    const int total = x->leaves;
     float sum[MOST_DEPTH][CHUNK];
     const float *stack[MOST_DEPTH]; /* leaves are read where they lie; sums live in `sum`, at the height where they stand */
     for (int64_t at = begin; at < end; at += CHUNK) {
@@ -652,9 +832,8 @@ void ss_exchange_fold(const ss_exchange *x, int index, int64_t begin, int64_t en
             memset(out + at, 0, (size_t)n * sizeof *out);
             continue;
         }
-        for (int g = 0, from = 0; g < total; g++) {
-            while (g >= x->first_block[from + 1]) from++;
-            stack[height++] = leaf(x, b, from, g, at);
+        for (int g = 0; g < total; g++) {
+            stack[height++] = leaf(x, b, g, at);
             for (int32_t joins = x->adds[g]; joins > 0; joins--, height--) {
                 /* Only the very last sum is written to out, which may be a leaf. */
                 float *into = g == total - 1 && joins == 1 ? out + at : sum[height - 2];
@@ -678,13 +857,14 @@ ss_status ss_exchange_gather(ss_exchange *x, int index, float *data, ss_error *e
     for (int i = 1; i < x->size; i++) {
         int from = (x->rank - i + x->size) % x->size;
         int64_t begin, end;
-        if (is_near(x, from)) continue;
+        if (is_near(x, from) || !is_deputy(x, from)) continue;
         ss_exchange_piece(x, index, from, &begin, &end);
-        if (begin < end) SS_TRY(start_receive(x, &b->parameters, data + begin, end - begin, from, tag, err));
+        if (begin < end) SS_TRY(start_receive(x, &b->parameters_in, data + begin, end - begin, from, tag, err));
     }
     for (int i = 1; i < x->size && b->own_begin < b->own_end; i++) {
-        int to = (x->rank + i) % x->size;
-        if (!is_near(x, to)) SS_TRY(start_send(x, &b->parameters, data + b->own_begin, b->own_end - b->own_begin, to, tag, err));
+        const int other = (x->rank + i) % x->size;
+        if (is_near(x, other) || deputy(x, other, x->rank) != other) continue;
+        SS_TRY(start_send(x, &b->parameters_out, data + b->own_begin, b->own_end - b->own_begin, other, tag, err));
     }
     if (x->neighbours) {
         line *mine = &x->lines[index];
@@ -700,15 +880,19 @@ ss_status ss_exchange_poll_end(ss_exchange *x, bool *done, ss_error *err) {
     ss_status status = usable(x, err);
     if (status != SS_OK) return status;
     bool all = true;
-    for (int i = 0; i < x->buckets && all; i++) {
+    for (int i = 0; i < x->buckets; i++) { /* none waits for the one before: others may wait for what this rank hands on */
         bucket *b = &x->bucket[i];
-        flight *flights[] = {&b->gradients_in, &b->gradients_out, &b->parameters};
-        for (int k = 0; k < 3 && all; k++) {
-            status = advance(x, flights[k], &all, err);
-            if (status != SS_OK) return status;
+        flight *flights[] = {&b->parameters_in, &b->gradients_in, &b->gradients_out, &b->parameters_out};
+        bool done = true;
+        status = relay(x, i, false, err);
+        for (int k = 0; k < 4 && status == SS_OK; k++) {
+            status = advance(x, flights[k], &done, err);
+            if (k == 0 && status == SS_OK && done) tell_spread(x, i);
+            all = all && done;
         }
-        if (all) status = copy_pieces(x, i, false, &all, err);
+        if (status == SS_OK) status = copy_pieces(x, i, false, &done, err);
         if (status != SS_OK) return status;
+        all = all && done && (b->relayed || !b->posted);
     }
     if (all) tell_end(x);
     for (int r = 0; x->neighbours && r < x->size && all; r++) all = !is_near(x, r) || shows(&x->near[r].lines[x->buckets].posted, x->round);
@@ -721,10 +905,15 @@ ss_status ss_exchange_end(ss_exchange *x, ss_error *err) {
     if (status != SS_OK) return status;
     for (int i = 0; i < x->buckets; i++) {
         bucket *b = &x->bucket[i];
+        SS_TRY(relay(x, i, true, err));
         SS_TRY(finish(x, &b->gradients_in, err));
         SS_TRY(finish(x, &b->gradients_out, err));
-        SS_TRY(finish(x, &b->parameters, err));
+        SS_TRY(finish(x, &b->parameters_in, err));
+        tell_spread(x, i);
+    }
+    for (int i = 0; i < x->buckets; i++) {
         bool done;
+        SS_TRY(finish(x, &x->bucket[i].parameters_out, err));
         SS_TRY(copy_pieces(x, i, true, &done, err));
     }
     tell_end(x);

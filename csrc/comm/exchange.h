@@ -3,6 +3,9 @@
  * The gradient arena is cut into buckets; each bucket is cut into one piece per rank, at multiples of 16 elements. The owner of a piece receives every rank's partials (blocks of the lane tree) and
  * folds them with the program of base/lanes.h, so the result has the bits of the lane tree at any rank count. The caller updates its pieces (optimizer) and ss_exchange_gather sends the parameters out.
  *
+ * Consecutive ranks of one host are a group: between hosts it sends and receives as one. Its deputy for an owner elsewhere folds the group's partials as far as the tree allows and sends those, so a
+ * byte leaves a host once, and the deputy's copy of that owner's result serves the group.
+ *
  * Ranks of one host that have been introduced to each other send no messages: the owner of a piece reads the others' partials where they lie and folds them from there, and the others read
  * the owner's result. Flags in shared memory, a line for each bucket, tell how far a rank has come in its round.
  *
@@ -35,14 +38,16 @@ enum { SS_EXCHANGE_REGIONS = 3 };
 void ss_exchange_share(ss_exchange *x, const void *memory, size_t bytes, int file);
 /* What the neighbours need to know of this rank. */
 typedef struct ss_exchange_card {
+    int32_t host; /* equal on the ranks that can read one another; any rank's number */
     ss_card region[1 + SS_EXCHANGE_REGIONS];
 } ss_exchange_card;
-ss_exchange_card ss_exchange_card_of(const ss_exchange *x);
-/* Maps the memory of all ranks with near[r] (not this rank itself); cards[r] is rank r's. False: one of them cannot be mapped, and nothing has changed. Local. */
-bool ss_exchange_connect(ss_exchange *x, const ss_exchange_card *cards, const bool *near, ss_error *err);
-/* From now on messages go to all ranks again. */
-void ss_exchange_disconnect(ss_exchange *x);
-/* Collective, between rounds: the ranks of each host exchange cards and connect; where one of them cannot, all of them go on with messages. */
+ss_exchange_card ss_exchange_card_of(const ss_exchange *x, int host);
+/* Maps the memory of the ranks of this host; cards[r] is rank r's. SS_ERR_STATE: one of them cannot be mapped; also SS_ERR_MEMORY: nothing has changed then. Local: all ranks must succeed, or all
+ * disconnect. */
+ss_status ss_exchange_connect(ss_exchange *x, const ss_exchange_card *cards, ss_error *err);
+/* From now on messages go from every rank to every other one again. */
+ss_status ss_exchange_disconnect(ss_exchange *x, ss_error *err);
+/* Collective, between rounds: all exchange cards and connect; where one cannot, all go on with messages. */
 ss_status ss_exchange_introduce(ss_exchange *x, ss_error *err);
 /* Other ranks whose memory this one reads directly. */
 int ss_exchange_neighbours(const ss_exchange *x);
