@@ -169,6 +169,8 @@ LINKS: dict[str, dict[str, float]] = {
         (2, 1, "fast"),
         (4, 1, "fast"),
         (2, 2, "fast"),
+        (2, 3, "100 Mbit"),
+        (3, 2, "fast"),
         (2, 1, "100 Mbit"),
         (4, 1, "100 Mbit"),
         pytest.param(2, 1, "loss of 1 %", marks=needs_relay),
@@ -179,6 +181,22 @@ LINKS: dict[str, dict[str, float]] = {
 def test_bits_of_one_process(expected: tuple[str, str], count: int, per_host: int, link: str, tmp_path: Path) -> None:
     with network.Hosts(count, **LINKS[link]) as where:  # type: ignore[arg-type]
         check_fingerprint(where, tmp_path, expected[0], expected[1], EPOCHS, per_host)
+
+
+def test_ranks_of_a_host_read_each_others_memory(tmp_path: Path) -> None:
+    """Two ranks on each of two hosts: shared memory inside a host, messages of the group between them."""
+    script = f"""{TRAIN}
+net = network("mlp")
+plan = ss.compile(net, optimizer=optim.Adam(0.01), batch_size=64)
+rng = np.random.default_rng(0)
+plan.step(rng.normal(size=(64, 20)).astype(np.float32), rng.integers(0, 5, 64))
+print(plan.explain(), flush=True)
+"""
+    with network.Hosts(2) as where:
+        line, env = command(where, tmp_path, script, 4, 2, [])
+        done = where.run(line, env=env, cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "from shared memory inside a host and by messages between hosts" in done.stdout, done.stdout
 
 
 @pytest.fixture

@@ -371,14 +371,15 @@ static void unmap(ss_exchange *x) {
 
 void ss_exchange_free(ss_exchange *x) {
     if (!x) return;
-    bool released = true;
+    bool released = true, sent = true;
     for (int i = 0; i < x->buckets; i++) {
         bucket *b = &x->bucket[i];
         flight *all[] = {&b->gradients_in, &b->gradients_out, &b->parameters_in, &b->parameters_out};
         for (int k = 0; k < 4; k++) {
             flight *f = all[k];
             bool gone = f->count == f->first || ss_transport_cancel(x->t, f->request + f->first, f->count - f->first);
-            if (k < 2 && !gone) released = false;
+            if (k == 0 && !gone) released = false;
+            if (k == 1 && !gone) sent = false;
         }
     }
     unmap(x);
@@ -391,7 +392,7 @@ void ss_exchange_free(ss_exchange *x) {
     ss_free(x->group_blocks);
     ss_free(x->group_past);
     ss_free(x->group_first);
-    if (released) ss_free(x->relay);
+    if (sent) ss_free(x->relay);
     if (released) ss_free(x->staging); /* else a transfer may still write there: a leak is better than a torn heap */
     ss_free(x->peer);
     ss_free(x->request);
