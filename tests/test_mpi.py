@@ -358,3 +358,50 @@ def test_ranks_that_do_different_things_are_named(mpi_run, name):
     for line in lines:
         assert f"rank 2 calls {one}" in line and other in line, line
         assert float(line.split()[2]) < 10, line
+
+
+SLOW = """
+import time, warnings
+import numpy as np
+import samestep as ss
+from samestep import callbacks, nn, optim
+class Held(ss.Function):
+    def forward(self, x):
+        time.sleep(SECONDS if ss.rank() == 1 else 0.0)
+        return x
+    def backward(self, grad, x):
+        return grad
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 3)
+    def forward(self, x):
+        return self.two(Held()(self.one(x)))
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(96, 8)).astype(np.float32), rng.integers(0, 3, 96)
+watch = callbacks.SlowRank(3)
+trainer = ss.Trainer(Net(), optimizer=optim.SGD(0.1), lanes=3, callbacks=[watch])
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    trainer.fit(x, y, epochs=3, batch_size=24, verbose=False)
+trainer.plan.explain(analyze=True)
+trainer.fit(x, y, epochs=1, batch_size=24, verbose=False)
+told = [str(w.message) for w in caught if "times the median" in str(w.message)]
+named = [line for line in str(trainer.plan.explain(analyze=True)).splitlines() if "they wait for it" in line]
+print(ss.rank(), watch.rank, len(trainer.plan.rank_seconds), len(told), told + named, flush=True)
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.0])
+def test_a_slow_rank_is_named(mpi_run, seconds):
+    """A function of the host holds rank 1 up. Every rank knows, rank 0 warns once, and the explanation says it."""
+    script = SLOW.replace("SECONDS", str(seconds))
+    if not seconds:
+        script = script.replace("SlowRank(3)", "SlowRank(1e6)")
+    lines = sorted(line for line in mpi_run(script, n=3).stdout.splitlines() if line[:1].isdigit())
+    assert len(lines) == 3
+    for rank, line in enumerate(lines):
+        if seconds:
+            assert line.startswith(f"{rank} 1 3 {int(rank == 0)} ") and "rank 1 works" in line, line
+        else:
+            assert line.startswith(f"{rank} None 3 0 "), line

@@ -598,15 +598,17 @@ static PyObject *plan_explain(PyObject *self, PyObject *unused) {
     (void)unused;
     const ss_session *s = session_of(self);
     const ss_schedule *w = s->schedule;
-    PyObject *instructions = PyList_New(0), *buckets = PyList_New(0), *memory = plan_bytes(self, NULL), *answer = NULL;
-    if (!instructions || !buckets || !memory) goto done;
+    PyObject *instructions = PyList_New(0), *buckets = PyList_New(0), *seconds = PyList_New(0), *memory = plan_bytes(self, NULL), *answer = NULL;
+    if (!instructions || !buckets || !seconds || !memory) goto done;
+    for (int r = 0; s->rank_steps && r < s->model->transport->size; r++)
+        if (append(seconds, PyFloat_FromDouble(s->rank_seconds[r] / (double)s->rank_steps))) goto done;
     for (int k = 0; k < s->program->instructions; k++)
         if (append(instructions, explain_instruction(s, k))) goto done;
     for (int b = 0; b < s->buckets; b++)
         if (append(buckets, Py_BuildValue("{s:L,s:L,s:i}", "begin", (long long)s->bucket[b].begin, "end", (long long)s->bucket[b].end, "ready",
                                           s->bucket[b].ready)))
             goto done;
-    answer = Py_BuildValue("{s:d,s:d,s:K,s:d,s:K,s:O,s:O,s:O,s:i,s:i,s:i,s:i,s:i,s:i,s:L,s:s,s:s,s:s}", "exchange_seconds", s->exchange_seconds, "blocked_seconds", s->blocked_seconds, "exchanges", (unsigned long long)s->exchanges,
+    answer = Py_BuildValue("{s:O,s:d,s:d,s:K,s:d,s:K,s:O,s:O,s:O,s:i,s:i,s:i,s:i,s:i,s:i,s:L,s:s,s:s,s:s}", "rank_seconds", seconds, "exchange_seconds", s->exchange_seconds, "blocked_seconds", s->blocked_seconds, "exchanges", (unsigned long long)s->exchanges,
                            "finish_seconds", s->finish_seconds, "finishes", (unsigned long long)s->finishes,
                            "instructions", instructions, "buckets", buckets, "memory", memory,
                            "lanes", w->lanes, "ranks", w->ranks, "threads", s->model->threads, "lanes_at_once", w->lanes_at_once, "sweeps", w->sweeps,
@@ -615,6 +617,7 @@ static PyObject *plan_explain(PyObject *self, PyObject *unused) {
                            way_of_exchange(s));
 done:
     Py_XDECREF(instructions);
+    Py_XDECREF(seconds);
     Py_XDECREF(buckets);
     Py_XDECREF(memory);
     return answer;

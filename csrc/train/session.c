@@ -12,6 +12,7 @@ void ss_session_free(ss_session *s) {
     if (!s) return;
     ss_trace_close(s->trace);
     ss_exchange_free(s->exchange);
+    ss_free(s->rank_seconds);
     ss_arena_free(s->gradient_arena);
     ss_arena_free(s->arena);
     for (int k = 0; k < s->joins; k++) ss_group_join_free(s->join[k]);
@@ -281,6 +282,10 @@ ss_status ss_session_create(ss_model *m, const ss_graph *g, const ss_options *o,
     s->single = p->seconds * s->schedule->sweeps + update < SINGLE_SECONDS;
     SS_TRY(make_arena(s, g, err));
     SS_TRY(make_exchange(s, err));
+    if (s->training && m->transport->size > 1) {
+        s->rank_seconds = ss_calloc((size_t)m->transport->size, sizeof *s->rank_seconds);
+        if (!s->rank_seconds) goto no_memory;
+    }
     SS_TRY(ss_trace_open(m->transport->rank, &s->trace, err));
     for (int k = 0; k < s->joins; k++) ss_group_join_set(s->join[k], s->schedule, s->join_lanes[k]);
     *out = s;

@@ -88,6 +88,10 @@ typedef struct ss_session {
     ss_status status;
     ss_status lead[2]; /* what thread 0 announces, in turn */
     ss_error error;
+    /* Who is slow: each rank tells the others with its next step for how long it has worked, and not waited for them, in the last one. */
+    double waited, worked; /* seconds, of the step in progress; of the last one, 0 before the first */
+    double *rank_seconds;  /* [ranks] sums over rank_steps steps; NULL on one rank */
+    uint64_t rank_steps;
     /* measured time, when profiling */
     bool profiling;
     double *seconds;

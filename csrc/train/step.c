@@ -116,7 +116,9 @@ static ss_status join_lanes(ss_session *s, const ss_group_join *join, const ss_i
         }
         all = s->gathered;
         if (top) memcpy((char *)all + offset[w->rank], lanes, size[w->rank]);
+        const double began = now();
         ss_status status = ss_allgather(s->model->transport, all, offset, size, err);
+        s->waited += now() - began;
         if (status != SS_OK) return status;
     }
     if (join->groups > 1) memset(groups, 0, (size_t)join->groups * bytes); /* a group without samples has an empty statistic */
@@ -155,6 +157,7 @@ enum { COMMON = sizeof common_names / sizeof *common_names };
 typedef struct announcement {
     int32_t code;
     int64_t common[COMMON];
+    double worked; /* seconds of this rank's last step */
     double hyper[SS_MAX_HYPER], clip_norm, clip_value; /* of group 0; those of further groups follow in a broadcast */
     char message[SS_ERROR_TEXT];
 } announcement;
@@ -185,7 +188,7 @@ static ss_status prepare_local(ss_session *s, ss_error *err) {
 static ss_status agree(ss_session *s, ss_status local, ss_error *err) {
     enum { STACK_RANKS = 16 };
     ss_model *m = s->model;
-    announcement mine = {.code = local, .common = {s->batch, m->step, s->schedule->lanes, s->training ? m->trainable : 0, m->slots, s->update,
+    announcement mine = {.code = local, .worked = s->worked, .common = {s->batch, m->step, s->schedule->lanes, s->training ? m->trainable : 0, m->slots, s->update,
                                                    s->training && s->gradients, s->program->instructions, m->groups, m->extra_elements}}, own[STACK_RANKS];
     size_t offset[SS_MAX_LANES], size[SS_MAX_LANES];
     int ranks = m->transport->size;
@@ -208,6 +211,7 @@ static ss_status agree(ss_session *s, ss_status local, ss_error *err) {
         ss_status status = ss_allgather(m->transport, own, offset, size, err);
         if (status != SS_OK) return status;
         if (base == 0) first = own[0];
+        for (int r = 0; r < count && s->rank_seconds; r++) s->rank_seconds[base + r] += own[r].worked;
         for (int r = 0; r < count && failed_rank < 0; r++) {
             if (own[r].code != SS_OK) {
                 worst = own[r].code;
@@ -241,9 +245,12 @@ static ss_status begin_step(ss_session *s, ss_status local, ss_error *err) {
         status = SS_FAIL(err, SS_ERR_STATE, "the averages stand in the place of the parameters: exchange them back before training goes on");
     if (status == SS_OK) status = prepare_local(s, err);
     if (m->transport->size > 1) {
+        const double began = now();
         ss_status met = ss_signature_check(m->transport, s->training ? "a training step" : "a step without training", -1, -1, err);
         if (met != SS_OK) return met;
         status = agree(s, status, err);
+        s->waited += now() - began;
+        if (s->worked > 0) s->rank_steps++;
     }
     if (status != SS_OK) return status;
     if (s->exchange && !s->introduced) { /* here all ranks are known to take part */
@@ -562,10 +569,11 @@ static ss_status gather_pieces(ss_session *s, float *vector, ss_error *err);
 
 /* Until a bucket's partials have come, or, with -1, until the round has ended. */
 static ss_status wait_for(ss_session *s, int bucket, ss_error *err) {
-    const double started = s->profiling ? now() : 0;
+    const double started = now();
     ss_status status = bucket < 0 ? ss_exchange_end(s->exchange, err) : ss_exchange_wait(s->exchange, bucket, err);
-    if (!s->profiling) return status;
     const double ended = now();
+    s->waited += ended - started;
+    if (!s->profiling) return status;
     s->blocked_seconds += ended - started;
     if (bucket < 0 && s->posted > 0) {
         s->exchange_seconds += ended - s->posted;
@@ -715,7 +723,9 @@ static ss_status agree_on_host(ss_session *s, ss_error *err) {
             size[r] = inside ? sizeof mine : 0;
         }
         if (t->rank >= base && t->rank < base + LIMIT) all[t->rank - base] = mine;
+        const double began = now();
         ss_status status = ss_allgather(s->model->transport, all, offset, size, err);
+        s->waited += now() - began;
         if (status != SS_OK) return status;
         for (int r = base; r < t->size && r < base + LIMIT; r++)
             if (s->host_status == SS_OK && all[r - base].code != SS_OK) {
@@ -814,6 +824,8 @@ ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool do_update,
     s->whole_gradient = false;
     s->destination = outputs;
     s->status = s->host_status = SS_OK;
+    s->waited = 0;
+    const double began = s->rank_seconds ? now() : 0;
     if (s->schedule->batch != batch) {
         ss_schedule_set(s->schedule, batch);
         for (int k = 0; k < s->joins; k++) ss_group_join_set(s->join[k], s->schedule, s->join_lanes[k]);
@@ -838,6 +850,7 @@ ss_status ss_session_step(ss_session *s, int set, int64_t batch, bool do_update,
         if (err) *err = s->host_error;
         return s->host_status;
     }
+    if (s->rank_seconds) s->worked = now() - began - s->waited;
     if (s->update) {
         trace_parameters(s);
         s->model->step++;

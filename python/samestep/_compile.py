@@ -381,6 +381,15 @@ class Plan:
         return 1 << most.bit_length() - 1
 
     @property
+    def rank_seconds(self) -> list[float]:
+        """For how long each rank has worked in a training step, on average, without its waits for the others; empty on
+        one rank, before the second step, and where ranks train by themselves. Every rank knows it of all."""
+        if self._last not in self._sessions or self._alone:
+            return []
+        seconds: list[float] = self._sessions[self._last][0].explain()["rank_seconds"]
+        return seconds
+
+    @property
     def step_count(self) -> int:
         """Updates made so far."""
         return 0 if self._model is None else self._model.step

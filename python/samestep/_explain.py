@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -30,6 +31,25 @@ def resident() -> int:
     """Bytes of this process's memory that are in RAM."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _slowest(seconds: list[float]) -> str:
+    """Which rank the others wait for, where one does clearly more or slower work than half of them; else nothing."""
+    if len(seconds) < 2:
+        return ""
+    rank, most, median = slowest(seconds)
+    if most < 1.2 * median:
+        return ""
+    return (
+        f"rank {rank} works {1e3 * most:.3f} ms a step, {most / median:.1f} times the median of the other ranks "
+        f"({1e3 * median:.3f} ms): they wait for it"
+    )
+
+
+def slowest(seconds: list[float]) -> tuple[int, float, float]:
+    """The rank that works longest, its seconds, and the median of the others'."""
+    rank = max(range(len(seconds)), key=seconds.__getitem__)
+    return rank, seconds[rank], statistics.median(seconds[:rank] + seconds[rank + 1 :])
 
 
 class Explanation:
@@ -149,7 +169,8 @@ class Explanation:
                 f"gradients and parameters on their way for {1e3 * span:.3f} ms, of which the rank worked in "
                 f"{100 * (1 - blocked / span):.0f}%; "
             )
-        return (
+        slow = _slowest(self.data["rank_seconds"])
+        return (slow + "\n" if slow else "") + (
             f"{steps} steps measured: operators {1e3 * spent:.3f} ms a step ({work / spent / 1e9:.1f} GFLOP/s, "
             f"{100 * work / spent / 1e9 / flops:.1f}% of the peak); exchange and optimizer {1e3 * finish:.3f} ms; {hidden}"
             f"peak of {self.data['threads']} threads: {flops:.0f} GFLOP/s, {memory:.0f} GB/s read from memory"

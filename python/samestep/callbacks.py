@@ -1,21 +1,23 @@
-"""Callbacks of `ss.Trainer`: early stopping, the best model, a CSV file, functions of one's own."""
+"""Callbacks of `ss.Trainer`: early stopping, the best model, a CSV file, slow ranks, functions of one's own."""
 
 from __future__ import annotations
 
 import csv
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import comm
+from ._explain import slowest
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-__all__ = ["CSVLogger", "Callback", "EarlyStopping", "LambdaCallback", "ModelCheckpoint", "StopTraining"]
+__all__ = ["CSVLogger", "Callback", "EarlyStopping", "LambdaCallback", "ModelCheckpoint", "SlowRank", "StopTraining"]
 
 
 class StopTraining(Exception):
@@ -184,6 +186,33 @@ class CSVLogger(Callback):
                 writer.writeheader()
             writer.writerow(row)
         self._begun = True
+
+
+class SlowRank(Callback):
+    """Warns, once, when a rank works `factor` times as long in a step as half of the others: all wait for it. Rank 0
+    warns, and the name of the rank stays in `rank`."""
+
+    def __init__(self, factor: float = 1.5) -> None:
+        if not factor > 1:
+            raise ValueError(f"SlowRank: factor must be above 1, but is {factor!r}")
+        self.factor = factor
+        self.rank: int | None = None
+
+    def on_epoch_end(self, trainer: Trainer, epoch: int, logs: Mapping[str, float]) -> None:
+        seconds = trainer.plan.rank_seconds
+        if self.rank is not None or len(seconds) < 2:
+            return
+        rank, most, median = slowest(seconds)
+        if most < self.factor * median:
+            return
+        self.rank = rank
+        if trainer.plan.comm.rank == 0:
+            warnings.warn(
+                f"rank {rank} works {1e3 * most:.3g} ms a step, {most / median:.1f} times the median of the other ranks "
+                f"({1e3 * median:.3g} ms), which wait for it: look for other work on its processors, or give it fewer lanes",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 class LambdaCallback(Callback):
