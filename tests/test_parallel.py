@@ -78,6 +78,9 @@ def test_nothing_is_compressed_on_one_rank(text):
         (lambda: ss.AllReduce("int8"), TypeError, "samestep.compress"),
         (lambda: ss.LocalSGD(0), ValueError, "LocalSGD: period"),
         (lambda: ss.LocalSGD(2, outer=0.7), TypeError, "LocalSGD: outer"),
+        (lambda: ss.LocalSGD(8, host_period=0), ValueError, "LocalSGD: host_period"),
+        (lambda: ss.LocalSGD(8, host_period=3), ValueError, "period=8 must be a multiple of host_period=3"),
+        (lambda: ss.LocalSGD(8, ranks_per_host=2), ValueError, "counts only with host_period"),
         (lambda: parallel.Nesterov(momentum=1.0), ValueError, "Nesterov: momentum"),
         (lambda: ss.ParameterServer(0), ValueError, "ParameterServer: servers"),
         (lambda: ss.ParameterServer(mode="fast"), ValueError, "ParameterServer: mode"),
@@ -472,3 +475,41 @@ def test_shared_memory_and_messages_have_the_same_bits(mpi_run):
     for (ranks, shared), answer in told.items():
         if ranks > 1:
             assert ("from shared memory" if shared == "1" else "by messages") in answer["text"]
+
+
+def test_ranks_of_a_host_meet_more_often(mpi_run):
+    """Hosts of two ranks (and of one, the last): equal inside a host after its meeting, everywhere after that of all."""
+    script = (
+        PRELUDE
+        + """
+net = network()
+way = ss.LocalSGD(4, host_period=2, ranks_per_host=2, outer=parallel.Nesterov(1.0, 0.0))
+plan = ss.compile(net, optimizer=optim.SGD(0.05), batch_size=60, parallel=way)
+seen = []
+for step in range(8):
+    plan.step(X[60 * step : 60 * step + 60], Y[60 * step : 60 * step + 60])
+    seen.append(ss.comm.allgather(net[0].weight.data[:2, :5].copy().reshape(1, -1)))
+say(seen=[[row.ravel().tolist() for row in rows] for rows in seen], text=str(plan.explain()))
+"""
+    )
+    told = json.loads(mpi_run(script, n=5).stdout.splitlines()[-1])
+    assert "5 ranks meet every 4 steps, those of a host every 2" in told["text"]
+    for step, rows in enumerate(told["seen"], 1):
+        first, second, third = rows[0] == rows[1], rows[2] == rows[3], rows[0] == rows[2] == rows[4]
+        assert (first, second) == ((True, True) if step % 2 == 0 else (False, False)), step
+        assert third == (step % 4 == 0), step
+
+
+def test_a_meeting_of_one_host_is_one_of_all(mpi_run):
+    script = (
+        PRELUDE
+        + """
+a, _ = trained(ss.LocalSGD(1), optimizer=optim.SGD(0.1), batch=60, steps=8)
+b, _ = trained(ss.LocalSGD(8, host_period=1, ranks_per_host=3), optimizer=optim.SGD(0.1), batch=60, steps=8)
+c, _ = trained(ss.LocalSGD(8, host_period=1), optimizer=optim.SGD(0.1), batch=60, steps=8)
+d, _ = trained(ss.LocalSGD(8), optimizer=optim.SGD(0.1), batch=60, steps=8)
+say(bits=[ss.fingerprint(net) for net in (a, b, c, d)])
+"""
+    )
+    bits = json.loads(mpi_run(script, n=3).stdout.splitlines()[-1])["bits"]
+    assert bits[0] == bits[1] == bits[2] != bits[3]

@@ -465,15 +465,16 @@ static PyObject *model_meetings(PyObject *object, PyObject *args) {
     comm_object *comm;
     PyObject *outer = Py_None;
     double lr = 0, momentum = 0;
+    int host_ranks = 0;
     ss_error err;
     binding_state *state = binding_state_of(object);
-    if (!PyArg_ParseTuple(args, "O!|O", state->comm, &comm, &outer)) return NULL;
+    if (!PyArg_ParseTuple(args, "O!|Oi", state->comm, &comm, &outer, &host_ranks)) return NULL;
     if (outer != Py_None && !PyArg_ParseTuple(outer, "dd;outer must be (lr, momentum)", &lr, &momentum)) return NULL;
     if (self->meeting) {
         PyErr_SetString(PyExc_RuntimeError, "the meetings of this model have been set up before");
         return NULL;
     }
-    if (ss_meeting_create(self->model, comm->transport, outer != Py_None, lr, momentum, &self->meeting, &err) != SS_OK) return binding_raise(state, &err);
+    if (ss_meeting_create(self->model, comm->transport, outer != Py_None, lr, momentum, host_ranks, &self->meeting, &err) != SS_OK) return binding_raise(state, &err);
     self->outer_comm = (comm_object *)Py_NewRef((PyObject *)comm);
     Py_RETURN_NONE;
 }
@@ -486,6 +487,11 @@ static PyObject *model_meeting_begin(PyObject *self, PyObject *unused) {
 static PyObject *model_meet(PyObject *self, PyObject *unused) {
     (void)unused;
     return at_meeting(self, ss_meeting_hold);
+}
+
+static PyObject *model_meet_host(PyObject *self, PyObject *unused) {
+    (void)unused;
+    return at_meeting(self, ss_meeting_hold_host);
 }
 
 static ss_status gather_velocity(ss_meeting *g, ss_model *m, ss_error *err) {
@@ -733,7 +739,8 @@ static PyMethodDef methods[] = {
     {"leave", model_leave, METH_NOARGS, "A worker has no more pushes in this run."},
     {"central_gather", model_central_gather, METH_VARARGS, "central_gather(slots): the servers' parameters reach every rank, and their optimizer state (collective)."},
     {"central_report", model_central_report, METH_NOARGS, "serves, pushes, bytes of a push, most_behind, mean_behind, waits."},
-    {"meetings", model_meetings, METH_VARARGS, "meetings(comm, outer=None): sets up the meetings of local training; outer: (lr, momentum)."},
+    {"meetings", model_meetings, METH_VARARGS, "meetings(comm, outer=None, host_ranks=0): sets up the meetings of local training; outer: (lr, momentum)."},
+    {"meet_host", model_meet_host, METH_NOARGS, "The ranks of a host average their parameters."},
     {"begin_meetings", model_meeting_begin, METH_NOARGS, "Rank 0's parameters reach every rank (collective)."},
     {"meet", model_meet, METH_NOARGS, "The ranks average their parameters and running statistics (collective)."},
     {"gather_velocity", model_meeting_gather, METH_NOARGS, "Every rank gets the whole velocity of the outer optimizer (collective)."},

@@ -12,16 +12,25 @@ struct ss_meeting {
     int64_t elements, states;
     float lr, momentum;
     bool outer;
+    int first, past; /* the ranks of this one's host */
     float *start, *velocity; /* [elements] with an outer optimizer; this rank's piece of the velocity counts */
     float *staging;          /* [ranks][CHUNK] */
     ss_request *request;     /* [2 * ranks] */
     int *peer;
 };
 
-ss_status ss_meeting_create(const ss_model *m, ss_transport *t, bool outer, double lr, double momentum, ss_meeting **out, ss_error *err) {
+ss_status ss_meeting_create(const ss_model *m, ss_transport *t, bool outer, double lr, double momentum, int host_ranks, ss_meeting **out, ss_error *err) {
+    if (host_ranks < 0 || host_ranks > t->size) return SS_FAIL(err, SS_ERR_VALUE, "%d ranks on a host, of %d in all", host_ranks, t->size);
     ss_meeting *g = ss_calloc(1, sizeof *g);
     if (!g) goto no_memory;
     *g = (ss_meeting){.t = t, .elements = m->elements, .states = m->state_elements, .outer = outer, .lr = (float)lr, .momentum = (float)momentum};
+    if (host_ranks) {
+        g->first = t->rank / host_ranks * host_ranks;
+        g->past = (int)ss_min(g->first + host_ranks, t->size);
+    } else {
+        for (g->first = t->rank; g->first > 0 && !(t->apart && t->apart[g->first - 1]); g->first--) {}
+        for (g->past = t->rank + 1; g->past < t->size && !(t->apart && t->apart[g->past]); g->past++) {}
+    }
     g->staging = ss_calloc((size_t)t->size, CHUNK * sizeof *g->staging);
     g->request = ss_calloc(2 * (size_t)t->size, sizeof *g->request);
     g->peer = ss_calloc(2 * (size_t)t->size, sizeof *g->peer);
@@ -70,10 +79,10 @@ static void tree(float *part, int first, int past, int64_t length) {
     for (int64_t i = 0; i < length; i++) to[i] += from[i];
 }
 
-/* values[0..n) of this rank from the mean of all ranks' (or by a step of the outer optimizer); `at`: their place among the parameters. */
-static void settle(ss_meeting *g, int64_t at, int64_t n, const float *sum, float *values) {
-    const float share = 1 / (float)g->t->size;
-    if (!g->outer) {
+/* values[0..n) of this rank from the mean of `ranks` ranks' (or by a step of the outer optimizer); `at`: their place among the parameters. */
+static void settle(ss_meeting *g, int ranks, bool outer, int64_t at, int64_t n, const float *sum, float *values) {
+    const float share = 1 / (float)ranks;
+    if (!outer) {
         for (int64_t i = 0; i < n; i++) values[i] = sum[i] * share;
         return;
     }
@@ -97,28 +106,51 @@ static ss_status pieces(const ss_meeting *g, float *data, int64_t elements, ss_e
     return ss_allgather(g->t, data, offset, size, err);
 }
 
-/* Every rank sums its own piece of all ranks' vectors, chunk after chunk, and all gather what the owners made of them. */
-static ss_status meet(ss_meeting *g, float *data, int64_t elements, bool parameters, ss_error *err) {
+/* The same among the ranks of a host. */
+static ss_status pieces_of_host(ss_meeting *g, float *data, int64_t elements, ss_error *err) {
     ss_transport *t = g->t;
     ss_status status = SS_OK;
-    int64_t begin, end, longest = (elements + t->size - 1) / t->size + GRAIN;
-    ss_split(elements, GRAIN, t->rank, t->size, &begin, &end);
+    const int ranks = g->past - g->first, self = t->rank - g->first;
+    int count = 0;
+    for (int pass = 0; pass < 2 && status == SS_OK; pass++)
+        for (int i = 1; i < ranks && status == SS_OK; i++) {
+            const int owner = pass ? self : (self - i + ranks) % ranks, peer = g->first + (pass ? (self + i) % ranks : owner);
+            int64_t begin, end;
+            ss_split(elements, GRAIN, owner, ranks, &begin, &end);
+            if (begin >= end) continue;
+            const size_t bytes = (size_t)(end - begin) * sizeof *data;
+            status = pass ? t->send(t, data + begin, bytes, peer, SS_TAG_PARAMETER + 1, &g->request[count], err)
+                          : t->receive(t, data + begin, bytes, peer, SS_TAG_PARAMETER + 1, &g->request[count], err);
+            if (status == SS_OK) g->peer[count++] = peer;
+        }
+    if (status == SS_OK) status = t->wait(t, g->request, g->peer, count, err);
+    if (status != SS_OK) ss_transport_cancel(t, g->request, count);
+    return status;
+}
+
+/* Ranks first ... past - 1: every one sums its own piece of all their vectors, chunk after chunk, and all gather what the owners made of them. outer: as the outer optimizer wants it. */
+static ss_status meet(ss_meeting *g, int first_rank, int past_rank, float *data, int64_t elements, bool outer, ss_error *err) {
+    ss_transport *t = g->t;
+    ss_status status = SS_OK;
+    const int ranks = past_rank - first_rank, self = t->rank - first_rank;
+    int64_t begin, end, longest = (elements + ranks - 1) / ranks + GRAIN;
+    ss_split(elements, GRAIN, self, ranks, &begin, &end);
     for (int64_t done = 0; done < longest && status == SS_OK; done += CHUNK) {
         const int64_t own = ss_max(0, ss_min(CHUNK, end - begin - done));
         int count = 0;
-        for (int i = 1; i < t->size && own > 0 && status == SS_OK; i++) {
-            const int from = (t->rank - i + t->size) % t->size;
-            status = t->receive(t, g->staging + from * CHUNK, (size_t)own * 4, from, SS_TAG_PARAMETER, &g->request[count], err);
-            if (status == SS_OK) g->peer[count++] = from;
+        for (int i = 1; i < ranks && own > 0 && status == SS_OK; i++) {
+            const int from = (self - i + ranks) % ranks;
+            status = t->receive(t, g->staging + from * CHUNK, (size_t)own * 4, first_rank + from, SS_TAG_PARAMETER, &g->request[count], err);
+            if (status == SS_OK) g->peer[count++] = first_rank + from;
         }
-        for (int i = 1; i < t->size && status == SS_OK; i++) {
-            const int to = (t->rank + i) % t->size;
+        for (int i = 1; i < ranks && status == SS_OK; i++) {
+            const int to = (self + i) % ranks;
             int64_t first, past;
-            ss_split(elements, GRAIN, to, t->size, &first, &past);
+            ss_split(elements, GRAIN, to, ranks, &first, &past);
             const int64_t theirs = ss_max(0, ss_min(CHUNK, past - first - done));
             if (!theirs) continue;
-            status = t->send(t, data + first + done, (size_t)theirs * 4, to, SS_TAG_PARAMETER, &g->request[count], err);
-            if (status == SS_OK) g->peer[count++] = to;
+            status = t->send(t, data + first + done, (size_t)theirs * 4, first_rank + to, SS_TAG_PARAMETER, &g->request[count], err);
+            if (status == SS_OK) g->peer[count++] = first_rank + to;
         }
         if (status == SS_OK && count) status = t->wait(t, g->request, g->peer, count, err);
         if (status != SS_OK) {
@@ -126,20 +158,27 @@ static ss_status meet(ss_meeting *g, float *data, int64_t elements, bool paramet
             break;
         }
         if (!own) continue;
-        memcpy(g->staging + t->rank * CHUNK, data + begin + done, (size_t)own * 4);
-        tree(g->staging, 0, t->size, CHUNK);
-        if (parameters) settle(g, begin + done, own, g->staging, data + begin + done);
-        else
-            for (int64_t i = 0; i < own; i++) data[begin + done + i] = g->staging[i] * (1 / (float)t->size);
+        memcpy(g->staging + self * CHUNK, data + begin + done, (size_t)own * 4);
+        tree(g->staging, 0, ranks, CHUNK);
+        settle(g, ranks, outer, begin + done, own, g->staging, data + begin + done);
     }
-    return status == SS_OK ? pieces(g, data, elements, err) : status;
+    if (status != SS_OK) return status;
+    return ranks == t->size ? pieces(g, data, elements, err) : pieces_of_host(g, data, elements, err);
 }
 
 ss_status ss_meeting_hold(ss_meeting *g, ss_model *m, ss_error *err) {
     ss_status status = ss_signature_check(g->t, "a meeting", g->elements, -1, err);
-    if (status == SS_OK) status = meet(g, m->values, g->elements, true, err);
-    if (status == SS_OK) status = meet(g, m->states_at, g->states, false, err);
+    const int all = g->t->size;
+    if (status == SS_OK) status = meet(g, 0, all, m->values, g->elements, g->outer, err);
+    if (status == SS_OK) status = meet(g, 0, all, m->states_at, g->states, false, err);
     if (status == SS_OK && g->outer) memcpy(g->start, m->values, (size_t)g->elements * 4);
+    if (status != SS_OK) m->broken = true;
+    return status;
+}
+
+ss_status ss_meeting_hold_host(ss_meeting *g, ss_model *m, ss_error *err) {
+    ss_status status = meet(g, g->first, g->past, m->values, g->elements, false, err);
+    if (status == SS_OK) status = meet(g, g->first, g->past, m->states_at, g->states, false, err);
     if (status != SS_OK) m->broken = true;
     return status;
 }

@@ -548,7 +548,9 @@ class Plan:
                     model.set(name, array)
             if self._local:
                 outer = self._local.outer
-                model.meetings(self.comm, None if outer is None else (outer.lr, outer.momentum))
+                model.meetings(
+                    self.comm, None if outer is None else (outer.lr, outer.momentum), self._local.ranks_per_host or 0
+                )
             if self._central:
                 bound = self._central.staleness if self._central.mode == "bounded" else -1
                 packing = self._central.compression
@@ -891,6 +893,8 @@ class Plan:
         self._taken += count
         if self._since >= self._until_meeting():
             self.synchronize()
+        elif self._local.host_period and self._since % self._local.host_period == 0 and self._model is not None:
+            self._model.meet_host()
 
     def _until_meeting(self) -> int:
         """Steps between the last meeting and the next."""
@@ -976,6 +980,8 @@ class Plan:
         done, parts = 0, []
         while done < count:
             left = max(1, self._until_meeting() - self._since)
+            if self._local is not None and self._local.host_period:
+                left = min(left, self._local.host_period - self._since % self._local.host_period)
             at = (first + done) * size
             total = min(size, samples - at)
             # Batches of one size in one call; the last one of an epoch may be smaller.
@@ -1204,7 +1210,9 @@ class Plan:
             bound = f", at most {self._central.staleness} steps ahead" if self._central.mode == "bounded" else ""
             return f"pushes to {self._central.servers} of {self.comm.size} ranks, applied as they come{bound}"
         if self._local:
-            return f"none in a step, {self.comm.size} ranks meet every {self._local.period} steps"
+            inside = self._local.host_period
+            often = f", those of a host every {inside}" if inside else ""
+            return f"none in a step, {self.comm.size} ranks meet every {self._local.period} steps{often}"
         packed = self.compression
         if packed is not None:
             return f"compressed by {packed['name']}, {packed['bytes']} bytes a step from each rank instead of {packed['plain_bytes']}"

@@ -168,8 +168,11 @@ class Model:
         """The servers' parameters, and with `slots` their optimizer state, reach every rank (collective)."""
     def central_report(self) -> dict[str, Any]:
         """serves, pushes, bytes of a push, most_behind, mean_behind, waits."""
-    def meetings(self, comm: Comm, outer: tuple[float, float] | None = None, /) -> None:
-        """Sets up the meetings of local training; outer: (lr, momentum) of an outer optimizer."""
+    def meetings(self, comm: Comm, outer: tuple[float, float] | None = None, host_ranks: int = 0, /) -> None:
+        """Sets up the meetings of local training; outer: (lr, momentum) of an outer optimizer; host_ranks: so many
+        consecutive ranks are a host, 0: as they are."""
+    def meet_host(self) -> None:
+        """The ranks of a host average their parameters."""
     def begin_meetings(self) -> None:
         """Rank 0's parameters, running statistics and step reach every rank (collective)."""
     def meet(self) -> None:

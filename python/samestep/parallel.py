@@ -52,22 +52,46 @@ class LocalSGD:
     at the beginning the ranks meet after each (post-local SGD). They also meet before parameters are measured or saved:
     at the end of an epoch of `Trainer.fit`, in `plan.evaluate`, `plan.predict` and by `plan.synchronize()`.
 
-    The bits depend on the number of ranks. `plan.step` returns the loss of this rank's part.
+    host_period: so many steps after another the ranks of one host meet among themselves, which costs no message between
+    hosts (`period` must be a multiple of it); ranks_per_host: None, the hosts as they are, or so many consecutive ranks
+    count as one.
+
+    The bits depend on the number of ranks (and of those of each host). `plan.step` returns the loss of this rank's part.
 
     Sources: Stich: "Local SGD converges fast and communicates little", 2019; Lin, Stich, Patel, Jaggi: "Don't use large
     mini-batches, use local SGD", 2020.
     """
 
-    def __init__(self, period: int = 8, outer: Nesterov | None = None, warmup: int = 0) -> None:
-        for name, value, least in (("period", period, 1), ("warmup", warmup, 0)):
+    def __init__(
+        self,
+        period: int = 8,
+        outer: Nesterov | None = None,
+        warmup: int = 0,
+        host_period: int | None = None,
+        ranks_per_host: int | None = None,
+    ) -> None:
+        numbers: list[tuple[str, Any, int]] = [("period", period, 1), ("warmup", warmup, 0)]
+        numbers += [
+            (name, value, 1)
+            for name, value in (("host_period", host_period), ("ranks_per_host", ranks_per_host))
+            if value is not None
+        ]
+        for name, value, least in numbers:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"LocalSGD: {name} must be a whole number from {least}, not {value!r}")
         if outer is not None and not isinstance(outer, Nesterov):
             raise TypeError(f"LocalSGD: outer must be None or samestep.parallel.Nesterov, not {outer!r}")
+        if host_period is not None and period % host_period:
+            raise ValueError(f"LocalSGD: period={period} must be a multiple of host_period={host_period}")
+        if ranks_per_host is not None and host_period is None:
+            raise ValueError("LocalSGD: ranks_per_host counts only with host_period")
         self.period, self.outer, self.warmup = period, outer, warmup
+        self.host_period, self.ranks_per_host = host_period, ranks_per_host
 
     def __repr__(self) -> str:
-        return f"LocalSGD(period={self.period}, outer={self.outer!r}, warmup={self.warmup})"
+        host = "" if self.host_period is None else f", host_period={self.host_period}"
+        host += "" if self.ranks_per_host is None else f", ranks_per_host={self.ranks_per_host}"
+        return f"LocalSGD(period={self.period}, outer={self.outer!r}, warmup={self.warmup}{host})"
 
 
 class ParameterServer:
