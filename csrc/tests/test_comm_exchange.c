@@ -340,6 +340,9 @@ static void unknown_memory(void) {
     wrong[1].region[1].process = 1 << 30; /* no such process */
     CHECK_FAILS(ss_exchange_connect(x[0], wrong, &err), SS_ERR_STATE);
     CHECK(strstr(err.message, "cannot map the memory of rank 1"), "%s", err.message);
+    wrong[1] = cards[1];
+    wrong[1].region[1].inode++; /* a process of the same number that is another one, as in another container */
+    CHECK_FAILS(ss_exchange_connect(x[0], wrong, &err), SS_ERR_STATE);
     CHECK(ss_exchange_neighbours(x[0]) == 0);
     for (int r = 0; r < 2; r++) CHECK_OK(ss_exchange_connect(x[r], cards, &err));
     ss_exchange_begin(x[0], 2);
