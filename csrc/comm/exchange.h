@@ -72,7 +72,7 @@ ss_status ss_exchange_wait(ss_exchange *x, int bucket, ss_error *err);
  * out may be the vector of one of the own blocks. Folds run in the floating-point mode of the kernels (the pool's flush-to-zero): elsewhere denormals would differ. */
 void ss_exchange_fold(const ss_exchange *x, int bucket, int64_t begin, int64_t end, float *out);
 /* Starts the all-gather of bucket: own piece of vector `data` goes out, the other pieces come in. data must stay untouched until the
- * round ends and must not overlap the partials, which may still be on their way out; where all other ranks are neighbours it may be the first block of them. */
+ * round ends and must not overlap the partials, which may still be on their way out. */
 ss_status ss_exchange_gather(ss_exchange *x, int bucket, float *data, ss_error *err);
 /* *done: all gathers posted so far and all sends have completed; the round has ended. */
 ss_status ss_exchange_poll_end(ss_exchange *x, bool *done, ss_error *err);

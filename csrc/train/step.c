@@ -595,12 +595,8 @@ static void finish_complete(walk *w) {
     }
     meet(w);
     if (s->exchange) {
-        /* Where no message is on its way from these partials, the owners' sums may be copied over them: an owner has read what its sum replaces. */
-        const bool direct = ss_exchange_neighbours(s->exchange) == s->schedule->ranks - 1;
-        for (int b = 0; b < s->buckets && direct && s->update; b++)
-            if (!s->bucket[b].extra) LEAD(w, ss_exchange_gather(s->exchange, b, s->gradient, err));
         LEAD(w, wait_for(s, -1, err));
-        if (s->update && !direct) LEAD(w, gather_pieces(s, s->gradient, err));
+        if (s->update) LEAD(w, gather_pieces(s, s->gradient, err));
         if (w->thread == 0) s->whole_gradient = s->update;
     }
     if (!s->update) return;
