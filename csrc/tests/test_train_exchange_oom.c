@@ -21,7 +21,7 @@ static ss_status scenario(const char *compressor, int rank, ss_error *err) {
     net_run r = {0};
     SS_TRY(net_open(&o, NULL, &r, err));
     SS_TRY(ss_compression_create(&packing, parameter, 2, 1216, r.model->kernels, &fake, &c, err));
-    SS_TRY(ss_meeting_create(r.model, &fake, true, 0.7, 0.9, &g, err));
+    SS_TRY(ss_meeting_create(r.model, &fake, true, 0.7, 0.9, 0, &g, err));
     SS_TRY(ss_central_create(r.model, &fake, &servers, &pushes, &p, err));
     CHECK(ss_compression_memory(c) > 0 && ss_meeting_bytes(g) > 0 && ss_central_workers(p) == 2 && ss_central_serves(p) == (rank == 2));
 done:
