@@ -432,6 +432,7 @@ ss_status ss_exchange_connect(ss_exchange *x, const ss_exchange_card *cards, ss_
     assert(!x->neighbours);
     for (int r = 0; r < x->size; r++) {
         if (r == x->rank || cards[r].host != cards[x->rank].host) continue;
+        if (!x->lines) return SS_FAIL(err, SS_ERR_STATE, "rank %d has no memory that others can map", x->rank);
         neighbour *n = &x->near[r];
         n->card = cards[r];
         for (int k = 0; k < x->regions && status == SS_OK; k++) {
