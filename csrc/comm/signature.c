@@ -2,6 +2,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { PAIRWISE_RANKS = 8 };
+
 typedef struct signature {
     char doing[32];
     uint64_t call; /* number of the call on this transport */
@@ -38,18 +40,30 @@ static void describe(const signature *s, char *text, size_t size) {
 ss_status ss_signature_check(ss_transport *t, const char *doing, int64_t count, int root, ss_error *err) {
     ss_status status = SS_OK;
     if (t->size == 1) return SS_OK;
-    ss_request request[2] = {{{0}}, {{0}}};
-    knowledge mine = {.one = {.call = ++t->calls, .count = count, .root = root, .rank = t->rank}}, out, in;
+    ss_request request[2 * PAIRWISE_RANKS];
+    int peer[2 * PAIRWISE_RANKS], requests = 0;
+    knowledge mine = {.one = {.call = ++t->calls, .count = count, .root = root, .rank = t->rank}}, out, in[PAIRWISE_RANKS];
     snprintf(mine.one.doing, sizeof mine.one.doing, "%s", doing);
-    /* Dissemination, as in a barrier: after round k a rank has heard of the 2^(k+1) - 1 ranks below. */
-    for (int64_t step = 1; step < t->size; step *= 2) {
-        const int up = (int)((t->rank + step) % t->size), down = (int)((t->rank - step + t->size) % t->size), peer[] = {down, up};
+    /* Few ranks: everybody tells everybody, so whoever waits in vain waits for the one that did not come, and names no other. Many: dissemination, as in a barrier; after round k a rank has heard
+     * of the 2^(k+1) - 1 ranks below. */
+    const bool few = t->size <= PAIRWISE_RANKS;
+    for (int64_t step = 1; step < t->size; step = few ? t->size : step * 2) {
+        const int64_t last = few ? t->size - 1 : step;
         out = mine;
-        memset(&in, 0, sizeof in);
-        SS_TRY(t->receive(t, &in, sizeof in, down, SS_TAG_SIGNATURE, &request[0], err));
-        SS_TRY(t->send(t, &out, sizeof out, up, SS_TAG_SIGNATURE, &request[1], err));
-        SS_TRY(t->wait(t, request, peer, 2, err));
-        learn(&mine, &in);
+        requests = 0;
+        memset(in, 0, sizeof in);
+        for (int64_t i = step; i <= last; i++) {
+            peer[requests] = (int)((t->rank - i + t->size) % t->size);
+            SS_TRY(t->receive(t, &in[i - step], sizeof *in, peer[requests], SS_TAG_SIGNATURE, &request[requests], err));
+            requests++;
+        }
+        for (int64_t i = step; i <= last; i++) {
+            peer[requests] = (int)((t->rank + i) % t->size);
+            SS_TRY(t->send(t, &out, sizeof out, peer[requests], SS_TAG_SIGNATURE, &request[requests], err));
+            requests++;
+        }
+        SS_TRY(t->wait(t, request, peer, requests, err));
+        for (int64_t i = step; i <= last; i++) learn(&mine, &in[i - step]);
     }
     if (mine.differ) {
         const bool ordered = mine.one.rank < mine.other.rank;
@@ -59,6 +73,6 @@ ss_status ss_signature_check(ss_transport *t, const char *doing, int64_t count, 
         return SS_FAIL(err, SS_ERR_COMM, "the ranks do different things: %s, while %s", one, other);
     }
 done:
-    if (status != SS_OK) ss_transport_cancel(t, request, 2);
+    if (status != SS_OK) ss_transport_cancel(t, request, requests);
     return status;
 }
